@@ -1,0 +1,1 @@
+"""From image to findings, heatmap and FHIR results."""

@@ -1,0 +1,1 @@
+"""Re-analysis of many studies, on Azure Batch or on a local pool."""

@@ -1,0 +1,1 @@
+"""The Flask app for doctors and admins."""

@@ -1,0 +1,1 @@
+"""Everything that knows FHIR R4: resources, identity, client, bundles, audit."""

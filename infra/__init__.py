@@ -1,0 +1,1 @@
+"""Where the system runs: Azure and one machine."""

@@ -1,0 +1,1 @@
+"""The Azure Functions app: thin triggers over intake, register, analyse and sweep."""

@@ -1,0 +1,1 @@
+"""A SMART App Launch 2.2 client as a Flask blueprint."""
