@@ -1,0 +1,216 @@
+"""Blob Storage: images as received, results, sign-off copies. A thin, typed door to azure-storage-blob.
+
+Names are built from validated UIDs or hashes only (D46). The containers are a contract: see `CONTAINERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+from azure.storage.blob import (
+    BlobSasPermissions,
+    BlobServiceClient,
+    ContentSettings,
+    UserDelegationKey,
+    generate_blob_sas,
+)
+
+from imaging_core.azure_login import azure_credential
+from imaging_core.errors import Permanent, Retryable
+from imaging_core.settings import Settings
+
+__all__ = ["CONTAINERS", "BlobInfo", "BlobMissing", "BlobStore"]
+
+CONTAINERS = ("incoming", "images", "quarantine", "results", "signoffs", "journal", "models", "batch")
+
+
+class BlobMissing(Permanent):
+    """There is no such blob."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("blob-missing", name)
+
+
+@dataclass(frozen=True)
+class BlobInfo:
+    """What is known of a blob without reading it: name, ETag, size in bytes, metadata."""
+
+    name: str
+    etag: str
+    size: int
+    metadata: Mapping[str, str]
+    content_type: str = ""
+
+
+@contextmanager
+def _wrapped(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ResourceNotFoundError as error:
+        raise BlobMissing(name) from error
+    except AzureError as error:
+        raise Retryable("storage-unavailable", type(error).__name__) from error
+
+
+class BlobStore:
+    """The storage account.
+
+    Parameters
+    ----------
+    service : BlobServiceClient
+        The SDK's client; it pools connections and retries by itself.
+    public_url : str
+        Endpoint as uploaders reach it; empty: the service's own.
+    """
+
+    def __init__(self, service: BlobServiceClient, public_url: str = "") -> None:
+        self._service = service
+        self._public_url = public_url.rstrip("/")
+        self._delegation_key: UserDelegationKey | None = None
+        self._delegation_until = datetime.min.replace(tzinfo=UTC)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> BlobStore:
+        """Open the account of STORAGE_CONNECTION_STRING, else STORAGE_ACCOUNT_URL by managed identity."""
+        options = {
+            "retry_total": 3,
+            "retry_connect": 2,
+            "connection_timeout": 5,
+            "read_timeout": 60,
+            "max_single_put_size": 64 * 1024 * 1024,
+            "max_single_get_size": 64 * 1024 * 1024,
+        }
+        connection = settings.storage_connection_string.get_secret_value()
+        if connection:
+            return cls(BlobServiceClient.from_connection_string(connection, **options), settings.public_blob_url)
+        settings.require("storage_account_url")
+        service = BlobServiceClient(settings.storage_account_url, credential=azure_credential(), **options)
+        return cls(service, settings.public_blob_url)
+
+    def ensure_containers(self) -> None:
+        """Make the containers that are missing (local stack and tests; on Azure, Bicep makes them)."""
+        for name in CONTAINERS:
+            with _wrapped(name):
+                try:
+                    self._service.create_container(name)
+                except ResourceExistsError:
+                    continue
+
+    def put_new(
+        self,
+        container: str,
+        name: str,
+        data: bytes,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str = "application/octet-stream",
+    ) -> bool:
+        """Store `data` unless the name is taken; return whether it was stored."""
+        with _wrapped(name):
+            try:
+                self._service.get_blob_client(container, name).upload_blob(
+                    data,
+                    overwrite=False,
+                    metadata=dict(metadata or {}),
+                    content_settings=ContentSettings(content_type=content_type),
+                )
+            except ResourceExistsError:
+                return False
+        return True
+
+    def put(
+        self,
+        container: str,
+        name: str,
+        data: bytes,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str = "application/octet-stream",
+    ) -> None:
+        """Store `data`, replacing what was there."""
+        with _wrapped(name):
+            self._service.get_blob_client(container, name).upload_blob(
+                data,
+                overwrite=True,
+                metadata=dict(metadata or {}),
+                content_settings=ContentSettings(content_type=content_type),
+            )
+
+    def get(self, container: str, name: str) -> bytes:
+        """Return the blob's bytes.
+
+        Raises
+        ------
+        BlobMissing
+            There is none.
+        """
+        with _wrapped(name):
+            return self._service.get_blob_client(container, name).download_blob().readall()
+
+    def info(self, container: str, name: str) -> BlobInfo:
+        """Return ETag, size and metadata.
+
+        Raises
+        ------
+        BlobMissing
+            There is none.
+        """
+        with _wrapped(name):
+            found = self._service.get_blob_client(container, name).get_blob_properties()
+        return BlobInfo(name, found.etag.strip('"'), found.size, found.metadata or {}, found.content_settings.content_type or "")
+
+    def exists(self, container: str, name: str) -> bool:
+        """Return whether there is such a blob."""
+        with _wrapped(name):
+            return bool(self._service.get_blob_client(container, name).exists())
+
+    def list(self, container: str, prefix: str = "") -> Iterator[BlobInfo]:
+        """Yield the blobs whose names begin with `prefix`."""
+        with _wrapped(container):
+            for found in self._service.get_container_client(container).list_blobs(prefix, include=["metadata"]):
+                yield BlobInfo(found.name, found.etag.strip('"'), found.size, found.metadata or {})
+
+    def delete(self, container: str, name: str) -> None:
+        """Delete the blob; one that is gone already is no error."""
+        with _wrapped(name):
+            try:
+                self._service.get_blob_client(container, name).delete_blob()
+            except ResourceNotFoundError:
+                return
+
+    def check(self) -> None:
+        """Raise `Retryable` unless the account answers."""
+        with _wrapped("account"):
+            next(self._service.list_containers(results_per_page=1).by_page(), None)
+
+    def upload_url(self, container: str, name: str, life: timedelta) -> str:
+        """Return a URL that lets its holder write this one blob, and nothing else, for `life`."""
+        now = datetime.now(UTC)
+        account = self._service.account_name or ""
+        key = getattr(self._service.credential, "account_key", None)
+        delegation = None if key else self._user_delegation_key(now, life)
+        with _wrapped(name):
+            token = generate_blob_sas(
+                account_name=account,
+                container_name=container,
+                blob_name=name,
+                account_key=key,
+                user_delegation_key=delegation,
+                permission=BlobSasPermissions(create=True, write=True),
+                start=now - timedelta(minutes=5),
+                expiry=now + life,
+            )
+        base = self._public_url or self._service.primary_endpoint.rstrip("/")
+        return f"{base}/{container}/{name}?{token}"
+
+    def _user_delegation_key(self, now: datetime, life: timedelta) -> UserDelegationKey:
+        if self._delegation_key is None or self._delegation_until < now + life:
+            until = now + max(life * 2, timedelta(hours=2))
+            with _wrapped("user delegation key"):
+                self._delegation_key = self._service.get_user_delegation_key(now - timedelta(minutes=5), until)
+            self._delegation_until = until
+        return self._delegation_key

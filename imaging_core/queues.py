@@ -1,0 +1,82 @@
+"""Queue Storage: hints that a study should be looked at. A lost message is found by the sweep, a doubled one finds nothing to do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from azure.core.exceptions import AzureError, ResourceExistsError
+from azure.storage.queue import QueueClient, QueueServiceClient, TextBase64EncodePolicy
+
+from imaging_core.azure_login import azure_credential
+from imaging_core.errors import Retryable
+from imaging_core.settings import Settings
+from imaging_core.telemetry import traceparent
+
+__all__ = ["ANALYSES", "QUEUES", "STUDIES", "Queues"]
+
+STUDIES = "studies"
+ANALYSES = "analyses"
+QUEUES = (STUDIES, ANALYSES, "studies-poison", "analyses-poison")
+
+
+class Queues:
+    """The account's queues.
+
+    Parameters
+    ----------
+    service : QueueServiceClient
+        The SDK's client.
+    """
+
+    def __init__(self, service: QueueServiceClient) -> None:
+        self._service = service
+        self._clients: dict[str, QueueClient] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Queues:
+        """Open the account of STORAGE_CONNECTION_STRING, else STORAGE_QUEUE_URL by managed identity."""
+        options = {"retry_total": 3, "retry_connect": 2, "connection_timeout": 5, "read_timeout": 20}
+        connection = settings.storage_connection_string.get_secret_value()
+        if connection:
+            return cls(QueueServiceClient.from_connection_string(connection, **options))
+        settings.require("storage_account_url")
+        url = settings.storage_queue_url or settings.storage_account_url.replace(".blob.", ".queue.")
+        return cls(QueueServiceClient(url, credential=azure_credential(), **options))
+
+    def ensure_queues(self) -> None:
+        """Make the queues that are missing (local stack and tests; on Azure, Bicep makes them)."""
+        for name in QUEUES:
+            try:
+                self._service.create_queue(name)
+            except ResourceExistsError:
+                continue
+            except AzureError as error:
+                raise Retryable("storage-unavailable", type(error).__name__) from error
+
+    def send(self, queue: str, message: dict[str, Any], *, delay_s: int = 0) -> None:
+        """Put `message` on the queue, with the current trace; visible after `delay_s` seconds.
+
+        Raises
+        ------
+        Retryable
+            The queue is away; the sweep will send the hint again.
+        """
+        text = json.dumps({**message, "traceparent": traceparent()})
+        try:
+            self._client(queue).send_message(text, visibility_timeout=delay_s or None)
+        except AzureError as error:
+            raise Retryable("storage-unavailable", type(error).__name__) from error
+
+    def depth(self, queue: str) -> int:
+        """Return the approximate number of messages."""
+        try:
+            return int(self._client(queue).get_queue_properties().approximate_message_count or 0)
+        except AzureError as error:
+            raise Retryable("storage-unavailable", type(error).__name__) from error
+
+    def _client(self, queue: str) -> QueueClient:
+        if queue not in self._clients:
+            # The Functions host expects Base64 text by default (host.json, extensions.queues.messageEncoding).
+            self._clients[queue] = self._service.get_queue_client(queue, message_encode_policy=TextBase64EncodePolicy())
+        return self._clients[queue]

@@ -1,0 +1,187 @@
+"""Settings: environment variables or `imaging.toml`, read once at start into a typed object.
+
+The name of an environment variable is the field's name in upper case. Nothing else in the project reads the environment.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from imaging_core.errors import Permanent
+
+__all__ = ["Settings", "load_settings"]
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """All settings of all parts; a part reads those it needs, and `require` names the one that is missing."""
+
+    model_config = SettingsConfigDict(toml_file="imaging.toml", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    # the imaging FHIR service
+    fhir_base_url: str = Field("", description="Base URL of the imaging FHIR service, without trailing slash")
+    fhir_auth: Literal["entra", "bearer", "none"] = Field("entra", description="How to authenticate there")
+    fhir_token: SecretStr = Field(SecretStr(""), description="Static bearer token (FHIR_AUTH=bearer)")
+    fhir_audience: str = Field("", description="Entra audience; empty: the base URL")
+
+    # blob and queue
+    storage_account_url: str = Field("", description="Blob endpoint, reached by managed identity")
+    storage_queue_url: str = Field("", description="Queue endpoint; empty: derived from STORAGE_ACCOUNT_URL")
+    storage_connection_string: SecretStr = Field(SecretStr(""), description="Connection string (local stack)")
+
+    # PostgreSQL
+    database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL URL of this process's role")
+    database_worklist_url: SecretStr = Field(SecretStr(""), description="PostgreSQL URL of imaging_worklist (app)")
+    database_auth: Literal["password", "entra"] = Field("password", description="Password in the URL or Entra token")
+    database_pool_size: int = Field(8, ge=1, le=200, description="Most connections of one process")
+
+    # AI container
+    ai_url: str = Field("", description="Address of the AI container")
+    ai_auth: Literal["entra", "bearer"] = Field("bearer", description="How callers authenticate there")
+    ai_token: SecretStr = Field(SecretStr(""), description="Static bearer token (AI_AUTH=bearer)")
+    ai_audience: str = Field("", description="Entra audience of the AI container")
+    ai_timeout_s: float = Field(120.0, gt=0, description="Time-out of one analysis, in seconds")
+    model_dir: str = Field("", description="Folder with further model bundles; empty: those in the package only")
+    assume_adult: bool = Field(False, description="Analyse radiographs whose patient's age can't be had as adult")
+
+    # the site
+    site_name: str = Field("", description="Name of the site, as reports show it")
+    site_assigner_system: str = Field("", description="URI of the site's own patient numbers")
+    site_time_zone: str = Field("", description="IANA time zone of headers without an offset; empty: dates only")
+    site_language: Literal["en", "fr"] = Field("en", description="Language of reports and pages")
+    sites: str = Field("", description="TOML file with several sites")
+    patient_match: Literal["create", "hold"] = Field("hold", description="What to do with a patient who is not on file")
+    assigners: str = Field("", description="TOML file: issuer text (0010,0021) = URI")
+    trusted_retrieve_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Hosts whose retrieve URLs in headers are taken over (comma-separated)"
+    )
+    report_without_model: bool = Field(False, description="Write a report even where no model is there")
+
+    # ingestion
+    ingest_auth: Literal["entra", "developer"] = Field("entra", description="Entra tokens, or the local developer token")
+    ingest_token: SecretStr = Field(SecretStr(""), description="Developer token (INGEST_AUTH=developer)")
+    ingest_url: str = Field("http://127.0.0.1:7071/api", description="Ingestion address that clients and the app call")
+    entra_tenant_id: str = Field("", description="Entra tenant whose tokens are accepted")
+    entra_issuer: str = Field("", description="Issuer URL; empty: derived from the tenant")
+    ingest_audience: str = Field("", description="Audience of upload tokens")
+    upload_url_minutes: int = Field(30, ge=1, le=1440, description="Life of a direct-drop SAS, in minutes")
+    public_blob_url: str = Field("", description="Blob endpoint as uploaders reach it; empty: as the service does")
+
+    # limits of intake; each refusal names its setting
+    max_request_bytes: int = Field(200 * MIB, gt=0, description="One STOW or image request")
+    max_drop_bytes: int = Field(2048 * MIB, gt=0, description="One blob by direct drop")
+    max_instance_bytes: int = Field(256 * MIB, gt=0, description="One instance")
+    max_parts: int = Field(2000, gt=0, description="Parts in one request")
+    max_elements: int = Field(50_000, gt=0, description="Data elements of an instance, sequences included")
+    max_nesting: int = Field(16, gt=0, description="Sequence nesting of an instance")
+    max_inflated_bytes: int = Field(512 * MIB, gt=0, description="Bytes after inflating a deflated data set")
+    max_samples: int = Field(512 * 1_000_000, gt=0, description="Rows x columns x samples x frames, decoded")
+    max_image_pixels: int = Field(100_000_000, gt=0, description="Pixels of a PNG or JPEG")
+    decode_seconds: float = Field(30.0, gt=0, description="Time to read or decode one instance")
+    decode_memory_bytes: int = Field(1536 * MIB, gt=0, description="Memory of a decode child above its own code")
+    decode_workers: int = Field(2, ge=1, le=64, description="Decode children per process")
+
+    # steps
+    max_step_tries: int = Field(5, ge=1, description="Tries of a step before its study is marked failed")
+    sweep_after_s: float = Field(60.0, gt=0, description="Age at which the sweep looks after an unfinished study")
+    study_quiet_s: float = Field(0.0, ge=0, description="Wait after the last instance of a study before it is analysed")
+
+    # the app
+    smart_registrations: str = Field("", description="TOML file with the registered EHRs")
+    app_base_url: str = Field("https://app.localhost:5443", description="Public address of the clinician app")
+    app_keys: SecretStr = Field(SecretStr(""), description="Keys for tokens at rest: id:base64url[,id:base64url...]")
+    rate_limit_per_address: int = Field(120, ge=0, description="Launches and uploads a minute from one address; 0: off")
+    key_vault_url: str = Field("", description="Key Vault of `keyvault:` secrets")
+
+    # telemetry
+    applicationinsights_connection_string: SecretStr = Field(SecretStr(""), description="Application Insights")
+    otel_exporter_otlp_endpoint: str = Field("", description="OTLP receiver (HTTP)")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level of log lines")
+
+    @field_validator("fhir_base_url", "ai_url", "app_base_url", "storage_account_url", "storage_queue_url", "ingest_url")
+    @classmethod
+    def _without_trailing_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    @field_validator("trusted_retrieve_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("site_time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            return ZoneInfo(value).key if value else value
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"no such IANA time zone: {value}") from error
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then `imaging.toml`."""
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    def require(self, *names: str) -> None:
+        """Stop with the names of the settings among `names` that are not set.
+
+        Raises
+        ------
+        Permanent
+            With code ``bad-setting``.
+        """
+        missing = [name.upper() for name in names if not _is_set(getattr(self, name))]
+        if missing:
+            raise Permanent("bad-setting", f"not set: {', '.join(missing)} (environment variable or imaging.toml)")
+
+    @functools.cached_property
+    def assigner_table(self) -> dict[str, str]:
+        """The site's table ASSIGNERS: issuer text (0010,0021) to URI."""
+        if not self.assigners:
+            return {}
+        try:
+            table = tomllib.loads(Path(self.assigners).read_text("utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise Permanent("bad-setting", f"ASSIGNERS: {error}") from error
+        return {str(text): str(uri) for text, uri in table.items()}
+
+
+def _is_set(value: object) -> bool:
+    return bool(value.get_secret_value()) if isinstance(value, SecretStr) else bool(value)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings.
+
+    Raises
+    ------
+    Permanent
+        With code ``bad-setting``, naming each setting that is wrong; values are never repeated, for some are secret.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}" for fault in error.errors()
+        )
+        raise Permanent("bad-setting", faults) from error
