@@ -1,0 +1,141 @@
+"""Untrusted bytes are read in child processes with a memory limit and a deadline, which may die without hurting the service.
+
+A deflated bomb takes gigabytes in the parser, an RLE one aborts the process: neither is the service's end, and the sender gets
+a typed answer (D45). pebble keeps the children, kills the late and replaces the dead.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import threading
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeout
+from types import TracebackType
+from typing import TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from imaging_core.dicom.header import DicomHeader, HeaderLimits, read_header
+from imaging_core.dicom.pixels import DecodedImage, Window, decode, render_png
+from imaging_core.errors import Rejected, Retryable
+from imaging_core.settings import Settings
+
+__all__ = ["DecodePool"]
+
+T = TypeVar("T")
+_PRELOAD = ["imaging_core.dicom.header", "imaging_core.dicom.pixels", "pydicom.pixels", "PIL.PngImagePlugin"]
+# Decoders of native code keep to one thread in a child: the pool is the parallelism, and each thread's stack counts as memory.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def _limit_memory(extra: int) -> None:
+    """Let this child grow by `extra` bytes of address space beyond what its code takes (Linux; elsewhere not bounded)."""
+    os.environ.update(_ONE_THREAD)
+    try:
+        with open("/proc/self/statm") as file:
+            own = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (own + extra, own + extra))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class DecodePool:
+    """Children that read DICOM.
+
+    Parameters
+    ----------
+    workers : int
+        Children at once.
+    memory_bytes : int
+        What a child may take above its own code.
+    seconds : float
+        What one call may take.
+    limits : HeaderLimits
+        Bounds that `header` checks.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        memory_bytes: int = 1536 * 1024 * 1024,
+        seconds: float = 30.0,
+        limits: HeaderLimits | None = None,
+    ) -> None:
+        self._seconds = seconds
+        self._limits = limits or HeaderLimits()
+        self._memory = memory_bytes
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOAD)
+        self._pool = ProcessPool(
+            max_workers=workers, initializer=_limit_memory, initargs=(memory_bytes,), context=context
+        )
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> DecodePool:
+        """Open a pool with the limits of the settings."""
+        return cls(
+            settings.decode_workers,
+            settings.decode_memory_bytes,
+            settings.decode_seconds,
+            HeaderLimits(
+                settings.max_elements, settings.max_nesting, settings.max_inflated_bytes, settings.max_samples
+            ),
+        )
+
+    def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a module-level function in a child.
+
+        Raises
+        ------
+        Rejected
+            What the function raised, or ``decode-timeout``, ``decode-memory``, ``decode-crashed``.
+        Retryable
+            The pool is closed.
+        """
+        try:
+            with self._lock:
+                future = self._pool.schedule(function, args=arguments, timeout=self._seconds)
+        except RuntimeError as error:
+            raise Retryable("service-unavailable", "the decode children are stopped") from error
+        try:
+            result: T = future.result()
+        except FutureTimeout as error:
+            raise Rejected("decode-timeout", f"longer than DECODE_SECONDS = {self._seconds:g}") from error
+        except MemoryError as error:
+            raise Rejected("decode-memory", f"more than DECODE_MEMORY_BYTES = {self._memory}") from error
+        except ProcessExpired as error:
+            raise Rejected("decode-crashed", f"the decoder stopped with code {error.exitcode}") from error
+        return result
+
+    def header(self, data: bytes) -> DicomHeader:
+        """Read the header: see `imaging_core.dicom.header.read_header`."""
+        return self.run(read_header, data, self._limits)
+
+    def decode(self, data: bytes, frame: int = 0) -> DecodedImage:
+        """Decode one frame: see `imaging_core.dicom.pixels.decode`."""
+        return self.run(decode, data, frame)
+
+    def render_png(self, data: bytes, frame: int = 0, window: Window | None = None, max_side: int = 0) -> bytes:
+        """Render one frame: see `imaging_core.dicom.pixels.render_png`."""
+        return self.run(render_png, data, frame, window, max_side)
+
+    def warm_up(self) -> None:
+        """Start the children now rather than at the first request."""
+        self.run(os.getpid)
+
+    def close(self) -> None:
+        """Stop the children."""
+        self._pool.stop()
+        self._pool.join(timeout=5)
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

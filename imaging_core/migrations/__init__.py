@@ -1,0 +1,1 @@
+"""Migrations of schema `ledger`, applied by `imaging_core.migrate`."""
