@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import (
@@ -76,7 +77,7 @@ class BlobStore:
     @classmethod
     def from_settings(cls, settings: Settings) -> BlobStore:
         """Open the account of STORAGE_CONNECTION_STRING, else STORAGE_ACCOUNT_URL by managed identity."""
-        options = {
+        options: dict[str, Any] = {
             "retry_total": 3,
             "retry_connect": 2,
             "connection_timeout": 5,
@@ -161,7 +162,13 @@ class BlobStore:
         """
         with _wrapped(name):
             found = self._service.get_blob_client(container, name).get_blob_properties()
-        return BlobInfo(name, found.etag.strip('"'), found.size, found.metadata or {}, found.content_settings.content_type or "")
+        return BlobInfo(
+            name,
+            found.etag.strip('"'),
+            found.size,
+            found.metadata or {},
+            found.content_settings.content_type or "",
+        )
 
     def exists(self, container: str, name: str) -> bool:
         """Return whether there is such a blob."""

@@ -1,4 +1,7 @@
-"""Queue Storage: hints that a study should be looked at. A lost message is found by the sweep, a doubled one finds nothing to do."""
+"""Queue Storage: hints that a study should be looked at.
+
+A lost message is found by the sweep, a doubled one finds nothing to do.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class Queues:
     @classmethod
     def from_settings(cls, settings: Settings) -> Queues:
         """Open the account of STORAGE_CONNECTION_STRING, else STORAGE_QUEUE_URL by managed identity."""
-        options = {"retry_total": 3, "retry_connect": 2, "connection_timeout": 5, "read_timeout": 20}
+        options: dict[str, Any] = {"retry_total": 3, "retry_connect": 2, "connection_timeout": 5, "read_timeout": 20}
         connection = settings.storage_connection_string.get_secret_value()
         if connection:
             return cls(QueueServiceClient.from_connection_string(connection, **options))

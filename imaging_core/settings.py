@@ -1,6 +1,7 @@
 """Settings: environment variables or `imaging.toml`, read once at start into a typed object.
 
-The name of an environment variable is the field's name in upper case. Nothing else in the project reads the environment.
+The name of an environment variable is the field's name in upper case. Nothing else in the project reads the
+environment.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Settings(BaseSettings):
     report_without_model: bool = Field(False, description="Write a report even where no model is there")
 
     # ingestion
-    ingest_auth: Literal["entra", "developer"] = Field("entra", description="Entra tokens, or the local developer token")
+    ingest_auth: Literal["entra", "developer"] = Field(
+        "entra", description="Entra tokens, or the local developer token"
+    )
     ingest_token: SecretStr = Field(SecretStr(""), description="Developer token (INGEST_AUTH=developer)")
     ingest_url: str = Field("http://127.0.0.1:7071/api", description="Ingestion address that clients and the app call")
     entra_tenant_id: str = Field("", description="Entra tenant whose tokens are accepted")
@@ -112,7 +115,9 @@ class Settings(BaseSettings):
     otel_exporter_otlp_endpoint: str = Field("", description="OTLP receiver (HTTP)")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level of log lines")
 
-    @field_validator("fhir_base_url", "ai_url", "app_base_url", "storage_account_url", "storage_queue_url", "ingest_url")
+    @field_validator(
+        "fhir_base_url", "ai_url", "app_base_url", "storage_account_url", "storage_queue_url", "ingest_url"
+    )
     @classmethod
     def _without_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")

@@ -1,7 +1,8 @@
 """One trace from the upload to the report: JSON logs by structlog, spans and metrics by OpenTelemetry.
 
-A log line carries the trace id, the step and a study's *hashed* UID; never a name, number, birth date, accession or pixel.
-`configure` is called once at each entry point; everything else uses the OpenTelemetry API, which does nothing until then.
+A log line carries the trace id, the step and a study's *hashed* UID; never a name, number, birth date, accession or
+pixel. `configure` is called once at each entry point; everything else uses the OpenTelemetry API, which does nothing
+until then.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from opentelemetry import propagate, trace
@@ -47,10 +48,10 @@ def configure(service: str, settings: Settings) -> None:
     service : str
         Name of the part: ``ingestion``, ``ai``, ``app`` ...
     settings : Settings
-        ``log_level`` and ``otel_exporter_otlp_endpoint`` are read. Libraries that log URLs are held at WARNING, for a URL
-        may hold what a log must not.
+        ``log_level`` and ``otel_exporter_otlp_endpoint`` are read. Libraries that log URLs are held at WARNING, for
+        a URL may hold what a log must not.
     """
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
@@ -91,7 +92,7 @@ def configure(service: str, settings: Settings) -> None:
 
 def get_logger(name: str = "imaging") -> structlog.stdlib.BoundLogger:
     """Return a logger whose lines are JSON objects."""
-    return cast(structlog.stdlib.BoundLogger, structlog.stdlib.get_logger(name))
+    return structlog.stdlib.get_logger(name)
 
 
 def traceparent() -> str:
@@ -102,7 +103,10 @@ def traceparent() -> str:
 
 
 def trace_id() -> str:
-    """Return the current trace id, 32 hexadecimal digits: the reference number that a person is told; empty outside a trace."""
+    """Return the current trace id, 32 hexadecimal digits; empty outside a trace.
+
+    It is the reference number that a person is told.
+    """
     context = trace.get_current_span().get_span_context()
     return format(context.trace_id, "032x") if context.is_valid else ""
 

@@ -1,7 +1,8 @@
-"""Untrusted bytes are read in child processes with a memory limit and a deadline, which may die without hurting the service.
+"""Untrusted bytes are read in child processes with a memory limit and a deadline, which may die without hurting the
+service.
 
-A deflated bomb takes gigabytes in the parser, an RLE one aborts the process: neither is the service's end, and the sender gets
-a typed answer (D45). pebble keeps the children, kills the late and replaces the dead.
+A deflated bomb takes gigabytes in the parser, an RLE one aborts the process: neither is the service's end, and the
+sender gets a typed answer (D45). pebble keeps the children, kills the late and replaces the dead.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ __all__ = ["DecodePool"]
 
 T = TypeVar("T")
 _PRELOAD = ["imaging_core.dicom.header", "imaging_core.dicom.pixels", "pydicom.pixels", "PIL.PngImagePlugin"]
-# Decoders of native code keep to one thread in a child: the pool is the parallelism, and each thread's stack counts as memory.
+# Decoders of native code keep to one thread in a child: the pool is the parallelism, and each thread's stack counts as
+# memory.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -129,7 +131,7 @@ class DecodePool:
 
     def close(self) -> None:
         """Stop the children."""
-        self._pool.stop()
+        self._pool.stop()  # type: ignore[no-untyped-call]  # pebble leaves it untyped
         self._pool.join(timeout=5)
 
     def __enter__(self) -> DecodePool:

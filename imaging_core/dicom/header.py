@@ -1,7 +1,7 @@
 """Read one instance's header and say whether the file may come in.
 
-What passes has valid UIDs that agree with each other, a transfer syntax and SOP class that are known, and is complete. It is
-described by the DICOM JSON model (PS3.18 Annex F) without bulk data, and by hashes of its data set and pixels.
+What passes has valid UIDs that agree with each other, a transfer syntax and SOP class that are known, and is complete.
+It is described by the DICOM JSON model (PS3.18 Annex F) without bulk data, and by hashes of its data set and pixels.
 
 Only to be called in a decode child (`imaging_core.dicom.child`): a hostile file may take any amount of memory or time.
 """
@@ -17,12 +17,14 @@ from io import BytesIO
 from typing import Any
 
 from pydicom import Dataset, dcmread
+from pydicom._uid_dict import UID_dictionary
 from pydicom.dataelem import DataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filebase import DicomIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, UID_dictionary
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from imaging_core.errors import Rejected
 
@@ -31,8 +33,8 @@ __all__ = ["SYSTEM_MANUFACTURER", "DicomHeader", "HeaderLimits", "read_header", 
 _UID = re.compile(r"[0-9.]{1,64}")
 _BULK = 1024
 _DICOMDIR = "1.2.840.10008.1.3.10"
-# Objects derived from an analysis name this system in Contributing Equipment (0018,A001); only reports and captures can be such, so
-# that no header makes a radiograph pass as one and go unread (R8).
+# Objects derived from an analysis name this system in Contributing Equipment (0018,A001); only reports and captures
+# can be such, so that no header makes a radiograph pass as one and go unread (R8).
 SYSTEM_MANUFACTURER = "imaging"
 _DERIVED_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.")
 
@@ -150,9 +152,13 @@ def _file_meta(stream: BytesIO) -> tuple[Dataset, int]:
 
 def _check_transfer_syntax(syntax: str) -> None:
     if not syntax:
-        raise Rejected("transfer-syntax-not-supported", "the file meta information names no transfer syntax (0002,0010)")
+        raise Rejected(
+            "transfer-syntax-not-supported", "the file meta information names no transfer syntax (0002,0010)"
+        )
     if not valid_uid(syntax) or UID(syntax).type != "Transfer Syntax" or UID(syntax).is_private:
-        raise Rejected("transfer-syntax-not-supported", f"transfer syntax {syntax[:64]!r} is not one of PS3.6 Table A-1")
+        raise Rejected(
+            "transfer-syntax-not-supported", f"transfer syntax {syntax[:64]!r} is not one of PS3.6 Table A-1"
+        )
 
 
 def _inflated(data: bytes, meta: Dataset, offset: int, limits: HeaderLimits) -> BytesIO:
@@ -168,7 +174,7 @@ def _inflated(data: bytes, meta: Dataset, offset: int, limits: HeaderLimits) -> 
     explicit.TransferSyntaxUID = ExplicitVRLittleEndian
     out = BytesIO()
     out.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(out, explicit, enforce_standard=False)
+    write_file_meta_info(DicomIO(out), explicit, enforce_standard=False)
     out.write(body)
     out.seek(0)
     return out

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_modality_lut, pixel_array
-from pydicom.pixels.processing import convert_color_space
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, convert_color_space
+from pydicom.pixels.utils import pixel_array
 
 from imaging_core.errors import Rejected
 
@@ -99,7 +99,9 @@ def decode(data: bytes, frame: int = 0) -> DecodedImage:
     except MemoryError:
         raise
     except Exception as error:  # the decoders raise many types; all mean that the pixels can't be read
-        raise Rejected("pixels-unreadable", f"{dataset.file_meta.TransferSyntaxUID.name}: {type(error).__name__}") from error
+        raise Rejected(
+            "pixels-unreadable", f"{dataset.file_meta.TransferSyntaxUID.name}: {type(error).__name__}"
+        ) from error
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     functional = _functional_groups(dataset, frame)
     if stored.ndim == 3:
@@ -111,7 +113,9 @@ def decode(data: bytes, frame: int = 0) -> DecodedImage:
     if shape == "INVERSE" and photometric == "MONOCHROME2":
         inverted = True
     voi_lut, first = _voi_lut(dataset)
-    return DecodedImage(modality, _valid(stored, dataset), inverted, _windows(dataset, functional), voi_lut, first, frames)
+    return DecodedImage(
+        modality, _valid(stored, dataset), inverted, _windows(dataset, functional), voi_lut, first, frames
+    )
 
 
 def _frames(dataset: Dataset) -> int:
@@ -124,14 +128,12 @@ def _stored_values(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     array = _frame_array(dataset, frame)
     if photometric == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut
-
         coloured = apply_color_lut(array, dataset)
-        return (coloured / 257 if coloured.dtype == np.uint16 else coloured).astype(np.float32)
+        return np.asarray(coloured / 257 if coloured.dtype == np.uint16 else coloured, np.float32)
     if array.ndim == 3:
         if array.dtype == np.uint16:
-            return (array / (2 ** int(dataset.BitsStored) - 1) * 255).astype(np.float32)
-        return array
+            return np.asarray(array / (2 ** int(dataset.BitsStored) - 1) * 255, np.float32)
+        return np.asarray(array)
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     low = int(dataset.get("HighBit", stored - 1)) - stored + 1
     if array.dtype.kind in "ui" and (stored < allocated or low):
@@ -162,13 +164,10 @@ def _imagecodecs_frame(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
     from pydicom.encaps import get_frame
 
     codestream = get_frame(dataset.PixelData, frame, number_of_frames=_frames(dataset))
-    if dataset.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.51":
-        array = imagecodecs.jpeg_decode(codestream)
-    else:
-        array = imagecodecs.ljpeg_decode(codestream) if int(dataset.get("SamplesPerPixel", 1)) == 1 else None
-        if array is None:
-            array = imagecodecs.jpeg_decode(codestream)
-    array = np.asarray(array)
+    grey_lossless = dataset.file_meta.TransferSyntaxUID != "1.2.840.10008.1.2.4.51" and dataset.SamplesPerPixel == 1
+    array: npt.NDArray[Any] = np.asarray(
+        imagecodecs.ljpeg_decode(codestream) if grey_lossless else imagecodecs.jpeg_decode(codestream)
+    )
     if array.shape[:2] != (dataset.Rows, dataset.Columns):
         raise ValueError("the codestream has another size than the header")
     if array.ndim == 3 and str(dataset.PhotometricInterpretation).startswith("YBR"):
@@ -192,7 +191,8 @@ def _group(functional: Sequence[Dataset], name: str) -> Dataset | None:
     for groups in functional:
         sequence = groups.get(name)
         if sequence:
-            return sequence[0]
+            first: Dataset = sequence[0]
+            return first
     return None
 
 
@@ -285,7 +285,7 @@ def render(image: DecodedImage, window: Window | None = None) -> npt.NDArray[np.
         None: the VOI LUT of the header, else its first window, else the range from the 0.5th to the 99.5th percentile.
     """
     if image.values.ndim == 3:
-        return np.clip(image.values, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(image.values, 0, 255), np.uint8)
     if window is None and image.voi_lut is not None:
         index = np.clip(image.values - image.voi_lut_first, 0, len(image.voi_lut) - 1).astype(np.intp)
         shown = image.voi_lut[index]
@@ -295,7 +295,7 @@ def render(image: DecodedImage, window: Window | None = None) -> npt.NDArray[np.
         shown = 1.0 - shown
     out = np.rint(shown * 255.0)
     out[~image.valid] = 0
-    return out.astype(np.uint8)
+    return np.asarray(out, np.uint8)
 
 
 def _percentile_window(image: DecodedImage) -> Window:
@@ -311,10 +311,10 @@ def _windowed(image: DecodedImage, window: Window) -> Floats:
     if window.function == "SIGMOID":
         return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -80, 80))), np.float32)
     if window.function == "LINEAR" and width > 1:
-        return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
+        return np.asarray(np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0), np.float32)
     if window.function == "LINEAR":
         return (values > center - 0.5).astype(np.float32)
-    return np.clip((values - center) / width + 0.5, 0.0, 1.0)
+    return np.asarray(np.clip((values - center) / width + 0.5, 0.0, 1.0), np.float32)
 
 
 def render_png(data: bytes, frame: int = 0, window: Window | None = None, max_side: int = 0) -> bytes:

@@ -1,8 +1,9 @@
-"""A PNG or JPEG becomes a DICOM instance of a Secondary Capture SOP class (PS3.3 A.8), with the Modality that was given.
+"""A PNG or JPEG becomes a DICOM instance of a Secondary Capture SOP class (PS3.3 A.8), with the Modality that was
+given.
 
-A converted picture has no true detector geometry: no spacing is written. Conversion Type is WSD (workstation). The multi-frame
-classes of PS3.3 A.8.3 to A.8.5 are the ones for new objects: 8-bit grey, 16-bit grey, true colour, one frame each.
-UIDs are derived from the content and the study, so that the same picture sent twice is the same instance.
+A converted picture has no true detector geometry: no spacing is written. Conversion Type is WSD (workstation). The
+multi-frame classes of PS3.3 A.8.3 to A.8.5 are the ones for new objects: 8-bit grey, 16-bit grey, true colour, one
+frame each. UIDs are derived from the content and the study, so that the same picture sent twice is the same instance.
 
 Only to be called in a decode child (`imaging_core.dicom.child`).
 """
@@ -44,7 +45,8 @@ class ImageFields:
     patient_id, birth_date, family, given, sex : str
         Birth date as YYYYMMDD, sex one of M, F, O or empty.
     issuer : str
-        Issuer of the patient id, written to (0010,0021) or, as a URI, to the qualifiers sequence; empty: the site's own.
+        Issuer of the patient id, written to (0010,0021) or, as a URI, to the qualifiers sequence; empty: the site's
+        own.
     study_uid : str
         Validated UID, or empty: derived from patient and accession, or from the picture.
     modality, body_part, view, accession : str
@@ -79,8 +81,9 @@ def capture(data: bytes, fields: ImageFields) -> bytes:
     Parameters
     ----------
     data : bytes
-        PNG or JPEG. EXIF orientation is applied, then every text and EXIF block is left behind (D50); 16-bit grey is kept;
-        an alpha channel is flattened on black; CMYK and other print colours are refused, for they need a profile to be read.
+        PNG or JPEG. EXIF orientation is applied, then every text and EXIF block is left behind (D50); 16-bit grey is
+        kept; an alpha channel is flattened on black; CMYK and other print colours are refused, for they need a profile
+        to be read.
     fields : ImageFields
         Patient, study and view.
 
@@ -91,9 +94,7 @@ def capture(data: bytes, fields: ImageFields) -> bytes:
     """
     digest = hashlib.sha256(data).hexdigest()
     pixels = _pixels(data, fields.limit_pixels)
-    study_uid = fields.study_uid or derived_uid(
-        "study", fields.issuer, fields.patient_id, fields.accession or digest
-    )
+    study_uid = fields.study_uid or derived_uid("study", fields.issuer, fields.patient_id, fields.accession or digest)
     dataset = _dataset(pixels, fields, study_uid, digest)
     out = io.BytesIO()
     dataset.save_as(out, enforce_file_format=True)
@@ -107,9 +108,7 @@ def _pixels(data: bytes, limit: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.u
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise Rejected("not-an-image", "send PNG or JPEG") from error
     if picture.width * picture.height > limit:
-        raise Rejected(
-            "too-many-pixels", f"{picture.width} x {picture.height} pixels, MAX_IMAGE_PIXELS = {limit}"
-        )
+        raise Rejected("too-many-pixels", f"{picture.width} x {picture.height} pixels, MAX_IMAGE_PIXELS = {limit}")
     if picture.mode in _REFUSED:
         raise Rejected("colour-not-supported", f"{_REFUSED[picture.mode]} pixels: export as grey or RGB")
     try:

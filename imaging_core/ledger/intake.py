@@ -82,7 +82,14 @@ def _text(value: Any) -> Any:
 
 
 def add_instance(
-    connection: Connection, header: DicomHeader, *, blob: str, size: int, site: str, client: str, traceparent: str
+    connection: Connection,
+    header: DicomHeader,
+    *,
+    blob: str,
+    size: int,
+    site: str,
+    client: str,
+    traceparent: str,
 ) -> bool:
     """Add the study (once) and the instance; return False where another delivery of the same UID came first."""
     connection.execute(
@@ -130,10 +137,12 @@ def delivery_by_key(connection: Connection, key: str) -> bool:
 
 
 _PROGRESS = """
-SELECT d.intake_id, d.state AS outcome, coalesce(d.reason, d.hold_reason) AS reason, d.detail, d.sop_uid, d.study_uid, d.client,
+SELECT d.intake_id, d.state AS outcome, coalesce(d.reason, d.hold_reason) AS reason, d.detail, d.sop_uid, d.study_uid,
+d.client,
        d.received_at, d.trace_id, s.version, s.analysed_version, s.failed_at, s.last_error, s.subject,
        coalesce(i.registered, false) AS registered,
-       (SELECT coalesce(json_agg(json_build_object('task', a.task, 'state', a.state, 'model', a.model, 'report', a.report,
+       (SELECT coalesce(json_agg(json_build_object('task', a.task, 'state', a.state, 'model', a.model, 'report',
+       a.report,
                                                    'reason', a.reason)), '[]')
           FROM ledger.analysis a WHERE a.study_uid = d.study_uid AND a.version >= s.version) AS analyses
 FROM ledger.delivery d

@@ -1,7 +1,7 @@
 """Steps of a study, level-triggered: a step compares what is wanted with what is done and closes the difference.
 
-Per study one worker at a time: `claim` takes the row's lock or finds it taken and leaves (``SKIP LOCKED``); the holder looks
-again after it has committed, so that what came in meanwhile is not left lying.
+Per study one worker at a time: `claim` takes the row's lock or finds it taken and leaves (``SKIP LOCKED``); the holder
+looks again after it has committed, so that what came in meanwhile is not left lying.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def claim(connection: Connection, study_uid: str) -> StudyRow | None:
     with connection.cursor(row_factory=class_row(StudyRow)) as cursor:
         cursor.execute(
             """
-            SELECT study_uid, site, version, analysed_version, subject, hold_reason, tries, failed_at IS NOT NULL AS failed,
+            SELECT study_uid, site, version, analysed_version, subject, hold_reason, tries, failed_at IS NOT NULL AS
+            failed,
                    traceparent
             FROM ledger.study WHERE study_uid = %s FOR NO KEY UPDATE SKIP LOCKED
             """,
@@ -92,7 +93,8 @@ def mark_registered(connection: Connection, study_uid: str, sop_uids: Sequence[s
     )
     row = connection.execute(
         """
-        UPDATE ledger.study SET version = %s, subject = %s, registered_at = now(), hold_reason = NULL, hold_detail = NULL,
+        UPDATE ledger.study SET version = %s, subject = %s, registered_at = now(), hold_reason = NULL, hold_detail =
+        NULL,
                held_at = NULL, tries = 0, next_try_at = NULL, last_error = NULL
         WHERE study_uid = %s RETURNING version
         """,
