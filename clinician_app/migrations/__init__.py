@@ -1,0 +1,1 @@
+"""Migrations of schema `cache`, applied by `imaging_core.migrate`."""

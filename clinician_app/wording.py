@@ -1,0 +1,142 @@
+"""The words for what resources say in codes. Unknown codes are shown as they came, never dropped."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flask_babel import gettext, lazy_gettext, ngettext
+
+from clinician_app.fhir_values import Identifier
+from clinician_app.patient import Age
+
+__all__ = ["age_words", "elapsed", "identifier_label", "modality", "part_name", "reason", "sex", "state", "status"]
+
+_SEX = {
+    "male": lazy_gettext("Male"),
+    "female": lazy_gettext("Female"),
+    "other": lazy_gettext("Other"),
+    "unknown": lazy_gettext("Unknown"),
+}
+_STATE = {
+    "present": lazy_gettext("Present"),
+    "absent": lazy_gettext("Absent"),
+    "indeterminate": lazy_gettext("Indeterminate"),
+    "not-analysed": lazy_gettext("Not analysed"),
+}
+_STATUS = {
+    "registered": lazy_gettext("Registered"),
+    "partial": lazy_gettext("Partial"),
+    "preliminary": lazy_gettext("Preliminary"),
+    "final": lazy_gettext("Final"),
+    "amended": lazy_gettext("Amended"),
+    "corrected": lazy_gettext("Corrected"),
+    "appended": lazy_gettext("Appended"),
+    "cancelled": lazy_gettext("Cancelled"),
+    "entered-in-error": lazy_gettext("Entered in error"),
+}
+# The reasons of the model's input gate (ai_container).
+_REASON = {
+    "no-model": lazy_gettext("There is no model for this examination."),
+    "not-frontal": lazy_gettext("The image is not a frontal view."),
+    "lateral": lazy_gettext("The image is a lateral view."),
+    "age-unknown": lazy_gettext("The patient's age is not known; the model was made for adults."),
+    "child": lazy_gettext("The patient is a child; the model was made for adults."),
+    "out-of-distribution": lazy_gettext("The image does not look like those that the model was made for."),
+    "inverted": lazy_gettext("The image appears to be inverted (black and white exchanged)."),
+    "rotated": lazy_gettext("The image appears to be rotated."),
+    "poor-quality": lazy_gettext("The image quality is too poor."),
+    "wrong-body-part": lazy_gettext("The image shows another body part than the model was made for."),
+    "wrong-modality": lazy_gettext("The image was made by another modality than the model was made for."),
+    "pixels-unreadable": lazy_gettext("The pixels of the image can't be read."),
+    "decode-timeout": lazy_gettext("The pixels of the image can't be read."),
+    "decode-memory": lazy_gettext("The pixels of the image can't be read."),
+    "decode-crashed": lazy_gettext("The pixels of the image can't be read."),
+    "no-pixels": lazy_gettext("The object holds no image."),
+}
+_MODALITY = {
+    "CR": lazy_gettext("Radiography"),
+    "DX": lazy_gettext("Radiography"),
+    "RG": lazy_gettext("Radiography"),
+    "CT": lazy_gettext("CT"),
+    "MR": lazy_gettext("MRI"),
+    "US": lazy_gettext("Ultrasound"),
+    "MG": lazy_gettext("Mammography"),
+    "NM": lazy_gettext("Nuclear medicine"),
+    "PT": lazy_gettext("PET"),
+    "XA": lazy_gettext("Angiography"),
+    "RF": lazy_gettext("Fluoroscopy"),
+    "OT": lazy_gettext("Other"),
+}
+_PART = {
+    "patient": lazy_gettext("the patient's details"),
+    "studies": lazy_gettext("imaging studies"),
+    "reports": lazy_gettext("reports"),
+    "findings": lazy_gettext("findings"),
+}
+
+
+def _word(table: dict[str, object], code: str) -> str:
+    return str(table.get(code, code))
+
+
+def sex(code: str) -> str:
+    """Return the word for an administrative gender."""
+    return _word(_SEX, code)
+
+
+def state(code: str) -> str:
+    """Return the word for a finding's state."""
+    return _word(_STATE, code)
+
+
+def status(code: str) -> str:
+    """Return the word for a report's status."""
+    return _word(_STATUS, code)
+
+
+def reason(code: str) -> str:
+    """Return the sentence for a reason why something was not analysed."""
+    return _word(_REASON, code)
+
+
+def modality(code: str) -> str:
+    """Return the word for a DICOM modality."""
+    return _word(_MODALITY, code)
+
+
+def part_name(code: str) -> str:
+    """Return what a part of the chart is called in a sentence."""
+    return _word(_PART, code)
+
+
+def age_words(age: Age | None) -> str:
+    """Write an age: ``68 y``, ``18 months``, ``about 70 y``."""
+    if age is None:
+        return ""
+    if age.unit == "day":
+        return str(ngettext("%(num)d day", "%(num)d days", age.count))
+    if age.unit == "month":
+        return str(ngettext("%(num)d month", "%(num)d months", age.count))
+    words = str(ngettext("%(num)d year", "%(num)d years", age.count))
+    return words if age.exact else str(gettext("about %(age)s", age=words))
+
+
+def identifier_label(identifier: Identifier) -> str:
+    """Return what kind of number it is."""
+    labels = {
+        "MR": gettext("Record no."),
+        "NH": gettext("Health no."),
+        "NI": gettext("National no."),
+        "SS": gettext("Insurance no."),
+    }
+    return str(labels.get(identifier.type_code, gettext("Patient no.")))
+
+
+def elapsed(span: timedelta) -> str:
+    """Write how old a reading is, rounded down."""
+    minutes = int(span.total_seconds() // 60)
+    if minutes < 1:
+        return str(gettext("less than a minute"))
+    if minutes < 60:
+        return str(ngettext("%(num)d minute", "%(num)d minutes", minutes))
+    return str(ngettext("%(num)d hour", "%(num)d hours", minutes // 60))
