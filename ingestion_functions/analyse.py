@@ -1,0 +1,97 @@
+"""The analyse step: the AI container looks at a registered study and publishes; the ledger notes what it covered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from imaging_core import telemetry
+from imaging_core.database import unit_of_work
+from imaging_core.errors import ImagingError, Permanent, Retryable
+from imaging_core.ledger import study as ledger
+from imaging_core.queues import ANALYSES
+from ingestion_functions.services import Services, ai_headers
+from ingestion_functions.steps import failed, hint
+
+__all__ = ["analyse"]
+
+_NO_MODEL = "no-model"
+log = telemetry.get_logger(__name__)
+
+
+def analyse(parts: Services, study_uid: str) -> None:
+    """Close the difference between the study's version and the version that its analyses cover."""
+    delay = 0.0
+    again = False
+    with unit_of_work(parts.pool) as connection:
+        row = ledger.claim(connection, study_uid)
+        if row is None or row.failed or row.hold_reason or row.analysed_version >= row.version:
+            return
+        instances = ledger.instances(connection, study_uid)
+        images = [item for item in instances if item["registered"] and not item["own"]]
+        try:
+            answer = _ask(parts, study_uid, images) if images else _nothing(study_uid)
+            ledger.mark_analysed(connection, study_uid, row.version, [_analysis(answer)])
+            again = len(images) < sum(not item["own"] for item in instances)
+        except ImagingError as error:
+            delay = failed(connection, row, error)
+    if delay or again:
+        hint(parts, ANALYSES, study_uid, delay_s=delay)
+
+
+def _ask(parts: Services, study_uid: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    body = {
+        "study_uid": study_uid,
+        "instances": [{"sop_uid": item["sop_uid"], "blob": item["blob"]} for item in images],
+        "publish": True,
+    }
+    try:
+        response = parts.ai.post("/v1/analyses", json=body, headers=ai_headers(parts.settings))
+    except httpx.HTTPError as error:
+        raise Retryable("ai-unavailable", type(error).__name__) from error
+    if response.status_code == 200:
+        try:
+            answer: dict[str, Any] = response.json()
+        except ValueError as error:
+            raise Retryable("ai-unavailable", "the answer is not JSON") from error
+        return answer
+    detail = f"{response.status_code} {_problem_code(response)}".strip()
+    if response.status_code in (408, 409, 425, 429) or response.status_code >= 500:
+        wait = response.headers.get("Retry-After", "")
+        raise Retryable("ai-unavailable", detail, float(wait) if wait.isdigit() else 0.0)
+    raise Permanent("ai-refused", detail)
+
+
+def _problem_code(response: httpx.Response) -> str:
+    try:
+        return str(response.json().get("code", ""))
+    except (ValueError, AttributeError):
+        return ""
+
+
+def _nothing(study_uid: str) -> dict[str, Any]:
+    """Return the answer for a study of this system's own objects only."""
+    return {"study_uid": study_uid, "model": None, "findings": [], "not_analysed": [], "resources": []}
+
+
+def _analysis(answer: dict[str, Any]) -> dict[str, Any]:
+    reasons = sorted({str(item["reason"]) for item in answer.get("not_analysed", [])})
+    report = next((name for name in answer.get("resources", []) if name.startswith("DiagnosticReport/")), "")
+    model = answer.get("model") or ""
+    name = f"{model['name']}:{model['version']}" if isinstance(model, dict) else str(model)
+    if answer.get("findings"):
+        state = "analysed"
+    elif not reasons or reasons == [_NO_MODEL]:
+        state = "no_model"
+    else:
+        state = "not_analysed"
+    return {
+        "task": "" if state == "no_model" else str(answer.get("task") or name.partition(":")[0]),
+        "state": state,
+        "model": name,
+        "report": report,
+        "reason": ", ".join(reasons),
+        "answer": answer,
+    }

@@ -1,0 +1,110 @@
+"""The Functions app: bindings and nothing else. Azure's worker finds it by this name (Python v2 model)."""
+
+from __future__ import annotations
+
+import azure.functions as func
+
+from ingestion_functions import analyse, drop, health, image_upload, progress, register, steps, stow, sweep, uploads
+from ingestion_functions.http import answer
+
+app = func.FunctionApp(
+    http_auth_level=func.AuthLevel.ANONYMOUS
+)  # tokens are checked in `answer`; there are no function keys
+
+
+@app.function_name("stow")
+@app.route(route="dicomweb/studies", methods=["POST"])
+def store_instances(req: func.HttpRequest) -> func.HttpResponse:
+    """STOW-RS, PS3.18 10.5."""
+    return answer(req, stow.store)
+
+
+@app.function_name("stow_study")
+@app.route(route="dicomweb/studies/{study}", methods=["POST"])
+def store_study_instances(req: func.HttpRequest) -> func.HttpResponse:
+    """STOW-RS into one study, PS3.18 10.5."""
+    return answer(req, stow.store)
+
+
+@app.function_name("images")
+@app.route(route="images", methods=["POST"])
+def upload_image(req: func.HttpRequest) -> func.HttpResponse:
+    """PNG or JPEG with patient fields."""
+    return answer(req, image_upload.upload)
+
+
+@app.function_name("uploads")
+@app.route(route="uploads", methods=["POST"])
+def open_upload(req: func.HttpRequest) -> func.HttpResponse:
+    """Write-only addresses for a direct drop."""
+    return answer(req, uploads.open_upload)
+
+
+@app.function_name("upload_progress")
+@app.route(route="uploads/{upload_id}", methods=["GET"])
+def upload_progress(req: func.HttpRequest) -> func.HttpResponse:
+    """Each file's outcome."""
+    return answer(req, uploads.upload_state)
+
+
+@app.function_name("intake_progress")
+@app.route(route="intake/{intake_id}", methods=["GET"])
+def intake_progress(req: func.HttpRequest) -> func.HttpResponse:
+    """A delivery's outcome and how far its study has come."""
+    return answer(req, progress.delivery)
+
+
+@app.function_name("health")
+@app.route(route="health", methods=["GET"])
+def live(req: func.HttpRequest) -> func.HttpResponse:
+    """Liveness."""
+    return health.live()
+
+
+@app.function_name("ready")
+@app.route(route="ready", methods=["GET"])
+def ready(req: func.HttpRequest) -> func.HttpResponse:
+    """Readiness of each dependency."""
+    return health.ready()
+
+
+@app.function_name("drop")
+@app.blob_trigger(arg_name="blob", path="incoming/{name}", connection="AzureWebJobsStorage", source="EventGrid")
+def blob_dropped(blob: func.InputStream) -> None:
+    """A file has arrived in container ``incoming``."""
+    drop.arrived(blob)
+
+
+@app.function_name("register")
+@app.queue_trigger(arg_name="msg", queue_name="studies", connection="AzureWebJobsStorage")
+def register_study(msg: func.QueueMessage) -> None:
+    """A study should be looked at: link it to its patient, write its ImagingStudy."""
+    steps.run(msg, register.register)
+
+
+@app.function_name("analyse")
+@app.queue_trigger(arg_name="msg", queue_name="analyses", connection="AzureWebJobsStorage")
+def analyse_study(msg: func.QueueMessage) -> None:
+    """A study should be analysed."""
+    steps.run(msg, analyse.analyse)
+
+
+@app.function_name("register_poison")
+@app.queue_trigger(arg_name="msg", queue_name="studies-poison", connection="AzureWebJobsStorage")
+def register_poison(msg: func.QueueMessage) -> None:
+    """Registering failed five times."""
+    steps.give_up(msg)
+
+
+@app.function_name("analyse_poison")
+@app.queue_trigger(arg_name="msg", queue_name="analyses-poison", connection="AzureWebJobsStorage")
+def analyse_poison(msg: func.QueueMessage) -> None:
+    """Analysing failed five times."""
+    steps.give_up(msg)
+
+
+@app.function_name("sweep")
+@app.timer_trigger(arg_name="timer", schedule="*/30 * * * * *", use_monitor=False)
+def sweep_unfinished(timer: func.TimerRequest) -> None:
+    """Whatever is not converged goes back on its queue."""
+    sweep.sweep()
