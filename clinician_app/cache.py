@@ -7,6 +7,8 @@ schema `cache` then show and take rows of that key alone.
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +101,8 @@ class ChartCache:
     def store(self, key: CacheKey, part: str, resources: Iterable[Resource], read_at: datetime) -> None:
         """Replace one part by what the FHIR service answered at `read_at`; an older answer than the stored one is dropped."""
         values = [
-            (key.server, key.access, key.patient, part, *_names(body), _study_uid(body), Jsonb(body)) for body in resources
+            (key.server, key.access, key.patient, part, *_names(body), _study_uid(body), Jsonb(body, dumps=_storable))
+            for body in resources
         ]
         with self.transaction(key) as connection:
             newer = connection.execute(
@@ -130,6 +133,11 @@ class ChartCache:
                     " WHERE server = %s AND access = %s AND patient = %s AND part = %s",
                     (key.server, key.access, key.patient, part),
                 )
+
+
+def _storable(body: Resource) -> str:
+    """Write JSON without NUL characters, which PostgreSQL's jsonb refuses and no text of a chart needs."""
+    return re.sub(r"(?<!\\)((?:\\\\)*)\\u0000", r"\1", json.dumps(body))
 
 
 def _names(body: Resource) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from clinician_app.fhir_values import (
     reference_id,
     text,
 )
+from fhir_adapter.terminology import AIAST, FINDING_STATES, OWN, SCT
 from imaging_core.dicom.header import valid_uid
 
 __all__ = ["Finding", "FindingState", "Report", "ReportPath", "read_report"]
@@ -31,12 +32,10 @@ REPORT_SYSTEM = "urn:imaging:report"
 
 # R2: SNOMED CT qualifiers of a finding's presence.
 _STATES: dict[str, FindingState] = {
-    "52101004": "present",
-    "2667000": "absent",
-    "82334004": "indeterminate",
+    FINDING_STATES["present"].code: "present",
+    FINDING_STATES["absent"].code: "absent",
+    FINDING_STATES["indeterminate"].code: "indeterminate",
 }
-_SNOMED = "http://snomed.info/sct"
-_AI_ASSERTED = "AIAST"
 _REVIEWED = ("final", "amended", "corrected", "appended")
 _MOST_FINDINGS = 200
 _LONGEST_TEXT = 20_000
@@ -208,12 +207,12 @@ def _path(value: str) -> ReportPath | None:
 def _ai_asserted(resource: Resource) -> bool:
     meta = resource.get("meta")
     labels = objects(meta.get("security")) if isinstance(meta, dict) else ()
-    return any(text(label.get("code")) == _AI_ASSERTED for label in labels)
+    return any(text(label.get("code")) == AIAST.code for label in labels)
 
 
 def _state(concept: object) -> FindingState:
     for system, code in codes(concept):
-        if system == _SNOMED and code in _STATES:
+        if system == SCT and code in _STATES:
             return _STATES[code]
     return "other"
 
@@ -227,12 +226,10 @@ def _value(resource: Resource) -> str:
 
 # The codes of fhir_adapter's components, and what the page calls them.
 _ROLES = {
-    "probability": "probability",
-    "calibrated-probability": "probability",
-    "threshold": "threshold",
-    "decision-threshold": "threshold",
-    "band-low": "band-low",
-    "band-high": "band-high",
+    (OWN, "probability"): "probability",
+    (OWN, "threshold"): "threshold",
+    (OWN, "band-low"): "band-low",
+    (OWN, "band-high"): "band-high",
 }
 
 
@@ -240,7 +237,7 @@ def _components(value: object) -> dict[str, float]:
     """Return the numbers from 0 to 1 that the page draws, by role."""
     found: dict[str, float] = {}
     for component in objects(value):
-        role = next((_ROLES[code] for _, code in codes(component.get("code")) if code in _ROLES), None)
+        role = next((_ROLES[code] for code in codes(component.get("code")) if code in _ROLES), None)
         quantity = component.get("valueQuantity")
         number = decimal(quantity.get("value")) if isinstance(quantity, dict) else None
         if role and number is not None:
