@@ -76,7 +76,8 @@ def migrate(connection: psycopg.Connection[Any]) -> list[Migration]:
                     with connection.transaction():
                         cursor.execute(item.sql.encode())
                         cursor.execute(
-                            "INSERT INTO public.schema_migration (component, number, name, sha256) VALUES (%s, %s, %s, %s)",
+                            "INSERT INTO public.schema_migration (component, number, name, sha256)"
+                            " VALUES (%s, %s, %s, %s)",
                             (item.component, item.number, item.name, item.sha256),
                         )
                     applied.append(item)

@@ -1,4 +1,4 @@
-"""The parts of a ``multipart/related`` body (RFC 2387) as views of it: the body is in memory once, no part is copied."""
+"""The parts of a ``multipart/related`` body (RFC 2387) as views of it: no part is copied."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def media_type(header: str) -> tuple[str, dict[str, str]]:
 
 
 class _Collector:
-    """Notes where each part's headers and content lie. The whole body goes to the parser at once, so that every
-    position it reports is a position in the body.
+    """Notes where each part's headers and content lie.
+
+    The whole body goes to the parser at once, so that every position it reports is a position in the body.
     """
 
     def __init__(self, body: memoryview, most: int) -> None:

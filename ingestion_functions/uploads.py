@@ -1,4 +1,4 @@
-"""Direct drop: ``POST /api/uploads`` gives a write-only address for each file, ``GET /api/uploads/{id}`` its outcome."""
+"""Direct drop: ``POST /api/uploads`` gives write-only addresses, ``GET /api/uploads/{id}`` the outcomes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Untrusted bytes are read in child processes with a memory limit and a deadline, which may die without hurting the
-service.
+"""Child processes with a memory limit and a deadline read untrusted bytes, and may die without hurting the service.
 
 A deflated bomb takes gigabytes in the parser, an RLE one aborts the process: neither is the service's end, and the
 sender gets a typed answer (D45). pebble keeps the children, kills the late and replaces the dead.

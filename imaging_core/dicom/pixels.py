@@ -68,7 +68,7 @@ class DecodedImage:
 
     @property
     def pixels(self) -> Floats:
-        """The values turned so that larger is brighter, shape (rows, columns); MONOCHROME1 is inverted here, once (D25)."""
+        """The values, larger is brighter, shape (rows, columns); MONOCHROME1 is inverted here, once (D25)."""
         grey = self.values if self.values.ndim == 2 else self.values @ np.array([0.299, 0.587, 0.114], np.float32)
         return -grey if self.inverted else grey
 
@@ -234,7 +234,7 @@ def _valid(stored: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.bool_]:
 
 
 def _padding(value: Any, dataset: Dataset) -> int:
-    """Return the padding in the pixels' own representation: files hold it as US where it should be SS, and the reverse."""
+    """Return the padding in the pixels' own representation: files hold it as US where it should be SS."""
     number = int(value if not isinstance(value, bytes) else int.from_bytes(value[:2], "little"))
     bits = int(dataset.BitsStored)
     if int(dataset.get("PixelRepresentation", 0)) and number >= 1 << (bits - 1):

@@ -1,9 +1,9 @@
-"""A PNG or JPEG becomes a DICOM instance of a Secondary Capture SOP class (PS3.3 A.8), with the Modality that was
-given.
+"""A PNG or JPEG becomes a DICOM instance of a Secondary Capture SOP class (PS3.3 A.8).
 
-A converted picture has no true detector geometry: no spacing is written. Conversion Type is WSD (workstation). The
-multi-frame classes of PS3.3 A.8.3 to A.8.5 are the ones for new objects: 8-bit grey, 16-bit grey, true colour, one
-frame each. UIDs are derived from the content and the study, so that the same picture sent twice is the same instance.
+It has the Modality that was given. A converted picture has no true detector geometry: no spacing is written. Conversion
+Type is WSD (workstation). The multi-frame classes of PS3.3 A.8.3 to A.8.5 are the ones for new objects: 8-bit grey,
+16-bit grey, true colour, one frame each.
+UIDs are derived from the content and the study, so that the same picture sent twice is the same instance.
 
 Only to be called in a decode child (`imaging_core.dicom.child`).
 """

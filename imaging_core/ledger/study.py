@@ -65,7 +65,7 @@ def claim(connection: Connection, study_uid: str) -> StudyRow | None:
 
 
 def instances(connection: Connection, study_uid: str) -> list[Mapping[str, Any]]:
-    """Return sop_uid, series_uid, blob, dataset_sha256, header, own and client of a study's instances, in a stable order."""
+    """Return a study's instances by UID: sop_uid, series_uid, blob, dataset_sha256, header, own, client, registered."""
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             """
