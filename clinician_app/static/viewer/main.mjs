@@ -217,7 +217,7 @@ class Viewer {
   }
 
   tell() {
-    const zoom = `${Math.round((this.viewport.scale / devicePixelRatio) * 100)}%`;
+    const zoom = `${Math.round(this.viewport.scale * 100)}%`;
     this.zoomOut.textContent = zoom;
     const number = (value) => String(Number(value.toPrecision(5)));
     this.readout.textContent = this.values ? `${this.words.window} ${number(this.width)}  ${this.words.level} ${number(this.center)}` : "";
