@@ -236,14 +236,17 @@ def _print_document(document: dict[str, object], console: Console) -> None:
     if not isinstance(parts, dict) or not parts:
         console.print("not running")
         return
-    table = Table("part", "address", "health", "version", "log", box=None, pad_edge=False)
+    table = Table("part", "address", "health", "version", box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
     for name, part in parts.items():
         health = "healthy" if part["healthy"] else f"{part['state']} {part['detail']}"
         health += f" (restarted {part['restarts']} times)" if part["restarts"] else ""
-        table.add_row(name, part["url"], health, part["version"], part["log"])
-    console.print(table, soft_wrap=True)
+        table.add_row(name, part["url"], health, part["version"])
+    console.print(table)
     for title in ("queues", "ledger"):
         values = document[title]
         if isinstance(values, dict) and values:
-            console.print(f"{title}: " + ", ".join(f"{name} {count}" for name, count in values.items()))
+            console.print(f"{title}: " + ", ".join(f"{name} {count}" for name, count in values.items()), soft_wrap=True)
+    console.print(f"logs: {Path(next(iter(parts.values()))['log']).parent}", soft_wrap=True)
     console.print(f"CA certificate: {document['ca_file']}", soft_wrap=True)
