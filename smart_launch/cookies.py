@@ -1,0 +1,50 @@
+"""The app's cookies: one while a launch is on its way, another one, with a new value, while it runs.
+
+Each launch has cookies of its own. So two launches in one browser, even at the same moment, never share or replace a
+session, and nothing that was set before the callback counts after it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+from flask import Request, Response
+
+__all__ = ["binding_cookie", "clear_cookie", "pending_cookies", "session_cookie", "session_ids", "set_cookie"]
+
+_SESSION = "__Host-launch-"
+_BINDING = "__Host-state-"
+
+
+def session_cookie(launch_id: str) -> str:
+    """Return the name of the cookie that holds a running launch's session id."""
+    return f"{_SESSION}{launch_id}"
+
+
+def binding_cookie(state: str) -> str:
+    """Return the name of the cookie that ties a state to the browser; the state can't be told from it."""
+    tag = hashlib.sha256(b"cookie:" + state.encode()).digest()[:9]
+    return f"{_BINDING}{base64.urlsafe_b64encode(tag).decode()}"
+
+
+def set_cookie(response: Response, name: str, value: str, max_age: int | None = None) -> None:
+    """Set a cookie that works in an EHR's frame: `SameSite=None`, in a partition of that EHR's own (CHIPS)."""
+    response.set_cookie(
+        name, value, max_age=max_age, path="/", secure=True, httponly=True, samesite="None", partitioned=True
+    )
+
+
+def clear_cookie(response: Response, name: str) -> None:
+    """Remove a cookie; with the same attributes, for browsers remove only from the partition that is named."""
+    response.delete_cookie(name, path="/", secure=True, httponly=True, samesite="None", partitioned=True)
+
+
+def session_ids(request: Request) -> dict[str, str]:
+    """Return session ids by launch id, as the browser has sent them."""
+    return {name[len(_SESSION) :]: value for name, value in request.cookies.items() if name.startswith(_SESSION)}
+
+
+def pending_cookies(request: Request) -> list[str]:
+    """Return the names of the cookies of launches on their way."""
+    return [name for name in request.cookies if name.startswith(_BINDING)]

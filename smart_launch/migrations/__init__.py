@@ -1,0 +1,1 @@
+"""Schema `app`, in numbered SQL files."""
