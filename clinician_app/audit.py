@@ -1,7 +1,7 @@
 """Audit of what is looked at (A1, A2): queued durably before the answer goes out, else the answer does not go out.
 
-The events follow IHE BALP's PatientRead and PatientQuery patterns. They wait in ``ledger.audit_outbox``, from where the worker delivers
-them to the FHIR service.
+The events follow IHE BALP's PatientRead and PatientQuery patterns. They wait in ``ledger.audit_outbox``, from where the
+worker delivers them to the FHIR service.
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ class AuditTrail:
                 _entity(target, "2", "System Object", "4", "Domain Resource"),
                 {
                     "what": {"identifier": {"value": trace_id() or "none"}},
-                    "type": {"system": "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType", "code": "XrequestId"},
+                    "type": {
+                        "system": "https://profiles.ihe.net/ITI/BALP/CodeSystem/BasicAuditEntityType",
+                        "code": "XrequestId",
+                    },
                 },
             ],
         }

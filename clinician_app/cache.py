@@ -1,7 +1,7 @@
 """The cache in PostgreSQL: what one right saw of one patient, behind row-level security.
 
-Each transaction says whose launch it is for (`SET LOCAL`, by ``set_config``) before it says anything else; the policies of
-schema `cache` then show and take rows of that key alone.
+Each transaction says whose launch it is for (`SET LOCAL`, by ``set_config``) before it says anything else; the policies
+of schema `cache` then show and take rows of that key alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CachedPart:
 def launch_access(iss: str, subject: str, scopes: Iterable[str]) -> str:
     """Return the right of a launch: who asked which EHR with which granted scopes.
 
-    Two users, or one user with other scopes, may be shown different things by the same server: they share nothing (XE8).
+    Two users, or one user with other scopes, may be shown different things by one server: they share nothing (XE8).
     """
     told = "\x00".join((iss, subject, *sorted(set(scopes))))
     return "launch:" + hashlib.sha256(told.encode()).hexdigest()
@@ -99,7 +99,7 @@ class ChartCache:
         return {part: CachedPart(tuple(found[part]), read_at) for part, read_at in readings.items()}
 
     def store(self, key: CacheKey, part: str, resources: Iterable[Resource], read_at: datetime) -> None:
-        """Replace one part by what the FHIR service answered at `read_at`; an older answer than the stored one is dropped."""
+        """Replace one part by what FHIR answered at `read_at`; an answer older than the stored one is dropped."""
         values = [
             (key.server, key.access, key.patient, part, *_names(body), _study_uid(body), Jsonb(body, dumps=_storable))
             for body in resources
@@ -119,7 +119,8 @@ class ChartCache:
             )
             with connection.cursor() as cursor:
                 cursor.executemany(
-                    "INSERT INTO cache.resource (server, access, patient, part, resource_type, resource_id, study_uid, body)"
+                    "INSERT INTO cache.resource"
+                    " (server, access, patient, part, resource_type, resource_id, study_uid, body)"
                     " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                     values,
                 )

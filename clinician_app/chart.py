@@ -1,7 +1,7 @@
 """A patient's chart as the pages read it: through the cache, from FHIR where the cache is not fresh.
 
-The parts are read one by one, so that a right that is missing for one takes nothing from the others. Whatever comes, from FHIR
-or from the cache, is checked again to be the launch's patient's before it goes any further (S70).
+The parts are read one by one, so that a right that is missing for one takes nothing from the others. Whatever comes,
+from FHIR or from the cache, is checked again to be the launch's patient's before it goes any further (S70).
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ def belongs_to(resource: Resource, patient: str, base: str) -> bool:
     return kind in _TYPES and reference_id(resource.get("subject"), "Patient", base) == patient
 
 
-def of_patient(resources: Iterable[Resource], resource_type: str, patient: str, base: str) -> tuple[list[Resource], int]:
+def of_patient(
+    resources: Iterable[Resource], resource_type: str, patient: str, base: str
+) -> tuple[list[Resource], int]:
     """Split into what is the patient's and of the type asked for, and the number of those dropped.
 
     OperationOutcome entries, which servers may put into a searchset, are not counted: they are no data.

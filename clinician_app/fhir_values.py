@@ -117,13 +117,15 @@ def moment(value: object) -> Moment | None:
     try:
         if "T" in raw:
             parsed = datetime.fromisoformat(raw)
-            return Moment(parsed, "time") if parsed.tzinfo else Moment(parsed.replace(hour=0, minute=0, second=0), "day")
+            return (
+                Moment(parsed, "time") if parsed.tzinfo else Moment(parsed.replace(hour=0, minute=0, second=0), "day")
+            )
         match = _DATE.fullmatch(raw)
         if not match:
             return None
         year, month, day = match[1], match[2], match[3]
         precision: Precision = "day" if day else "month" if month else "year"
-        return Moment(datetime(int(year), int(month or 1), int(day or 1)), precision)  # noqa: DTZ001 - a day has no zone
+        return Moment(datetime(int(year), int(month or 1), int(day or 1)), precision)
     except ValueError:
         return None
 
@@ -180,7 +182,7 @@ def identifiers(value: object) -> tuple[Identifier, ...]:
 
 
 def reference_id(reference: object, resource_type: str, base: str = "") -> str:
-    """Return the id that a Reference to `resource_type` names, '' where it is another type, contained or of another server.
+    """Return the id that a Reference to `resource_type` names; '' for another type, a contained one, another server's.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """English and French: which one a request gets, and how dates, names and numbers are written in it.
 
-Order: ``?lang=`` (the switch on each page, remembered in a cookie), the cookie, the browser's Accept-Language, the site's.
+Order: ``?lang=`` (the switch on each page, remembered in a cookie), that cookie, Accept-Language, the site's.
 Dates name the month, never as a number: 03/04 means two days on the two sides of the Atlantic.
 """
 
@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo
 
 from babel.dates import format_datetime
 from flask import Flask, Response, current_app, request
-from flask_babel import Babel, get_locale
 
 from clinician_app.fhir_values import Moment, PersonName
+from clinician_app.translation import current_language, init_babel
 
-__all__ = ["LANGUAGES", "clock", "day", "init_language", "language", "percent", "short_day", "spoken_name"]
+__all__ = ["LANGUAGES", "clock", "day", "init_language", "percent", "short_day", "spoken_name"]
 
 LANGUAGES = {"en": "English", "fr": "Français"}
 _COOKIE = "__Host-language"
@@ -28,10 +28,10 @@ def init_language(app: Flask, *, site_language: str, site_zone: str) -> None:
     app.config["BABEL_DEFAULT_LOCALE"] = site_language
     app.config["BABEL_TRANSLATION_DIRECTORIES"] = "translations"
     app.extensions["site_zone"] = ZoneInfo(site_zone) if site_zone else None
-    Babel(app, locale_selector=_chosen)
+    init_babel(app, _chosen)
     app.after_request(_remember)
     app.jinja_env.filters.update(day=day, short_day=short_day, clock=clock, percent=percent, spoken_name=spoken_name)
-    app.jinja_env.globals.update(language=language, LANGUAGES=LANGUAGES)
+    app.jinja_env.globals.update(language=current_language, LANGUAGES=LANGUAGES)
 
 
 def _chosen() -> str:
@@ -51,11 +51,6 @@ def _remember(response: Response) -> Response:
     return response
 
 
-def language() -> str:
-    """Return the request's language: ``en`` or ``fr``."""
-    return str(get_locale() or "en")
-
-
 def _zoned(moment: Moment | datetime) -> datetime:
     value = moment.value if isinstance(moment, Moment) else moment
     zone = current_app.extensions["site_zone"]
@@ -71,9 +66,9 @@ def day(moment: Moment | datetime | date | None) -> str:
         return ""
     if isinstance(moment, Moment):
         value = _zoned(moment) if moment.precision == "time" else moment.value
-        return str(format_datetime(value, _DAY_FORMS[moment.precision], locale=language()))
-    value = _zoned(moment) if isinstance(moment, datetime) else datetime(moment.year, moment.month, moment.day)  # noqa: DTZ001
-    return str(format_datetime(value, "d MMM y", locale=language()))
+        return str(format_datetime(value, _DAY_FORMS[moment.precision], locale=current_language()))
+    value = _zoned(moment) if isinstance(moment, datetime) else datetime(moment.year, moment.month, moment.day)
+    return str(format_datetime(value, "d MMM y", locale=current_language()))
 
 
 def short_day(moment: Moment | None) -> str:
@@ -81,14 +76,14 @@ def short_day(moment: Moment | None) -> str:
     if moment is None or moment.precision in ("year", "month"):
         return day(moment)
     value = _zoned(moment) if moment.precision == "time" else moment.value
-    return str(format_datetime(value, "d MMM", locale=language()))
+    return str(format_datetime(value, "d MMM", locale=current_language()))
 
 
 def clock(moment: Moment | datetime | None) -> str:
     """Write the time of day in the site's zone (in the sender's own where the site has none); '' for a mere date."""
     if moment is None or (isinstance(moment, Moment) and moment.precision != "time"):
         return ""
-    return str(format_datetime(_zoned(moment), "HH:mm", locale=language()))
+    return str(format_datetime(_zoned(moment), "HH:mm", locale=current_language()))
 
 
 def percent(value: float | None) -> str:
@@ -101,7 +96,7 @@ def percent(value: float | None) -> str:
         text = "> 99"
     else:
         text = str(round(value * 100))
-    return f"{text} %" if language() == "fr" else f"{text}%"
+    return f"{text} %" if current_language() == "fr" else f"{text}%"
 
 
 def spoken_name(name: PersonName) -> str:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from clinician_app.cache import CacheKey
-from clinician_app.chart import PARTS, Chart, read_chart
+from clinician_app.chart import PARTS, Chart, Missing, read_chart
 from clinician_app.patient_match import matched_patient
 from clinician_app.services import Services
 from clinician_app.sources import ImagingServiceSource, LaunchSource, SourceAway
 from clinician_app.study_progress import StudyProgress, load_progress
 from clinician_app.timeline import Entry, timeline
-from smart_launch import LaunchError, LaunchSession
+from smart_launch import LaunchSession
 
 __all__ = ["LaunchChart", "open_chart"]
 
@@ -47,8 +47,6 @@ def open_chart(services: Services, launch: LaunchSession, fresh_for: timedelta) 
     NoMatch, SeveralMatches
         The results are at another service, and it can't be said who the patient is there.
     """
-    if not launch.patient:
-        raise LaunchError("no-patient", "a page of a patient was asked for in a launch without one")
     ehr = LaunchSource(launch, services.smart.fhir(launch))
     systems = launch.ehr.patient_identifier_systems
     if launch.ehr.imaging_fhir == "same":
@@ -59,8 +57,9 @@ def open_chart(services: Services, launch: LaunchSession, fresh_for: timedelta) 
     try:
         matched = matched_patient(client, person.patient_resource, systems, services.cache, ehr.key, fresh_for)
     except SourceAway:
-        missing = {part.name: "away" for part in _IMAGING}
-        return LaunchChart(replace(person, missing={**person.missing, **missing}), ehr.key, ehr.base, ehr.patient)  # type: ignore[arg-type]  # the words are of Missing
+        away: dict[str, Missing] = {part.name: "away" for part in _IMAGING}
+        without = replace(person, missing={**person.missing, **away})
+        return LaunchChart(without, ehr.key, ehr.base, ehr.patient)
     imaging = ImagingServiceSource(client, matched)
     chart = read_chart(imaging, services.cache, fresh_for, parts=_IMAGING)
     joined = replace(

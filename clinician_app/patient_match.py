@@ -1,7 +1,7 @@
 """Two FHIR servers, one patient: find the imaging service's Patient who carries an identifier of the launch's patient.
 
-Assigner and value must both agree, and exactly one Patient may carry them; the assigners that count are those of the EHR's
-registration. Another assigner's equal number links nobody.
+Assigner and value must both agree, and exactly one Patient may carry them; the assigners that count are those of the
+EHR's registration. Another assigner's equal number links nobody.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def matched_patient(
         found = [
             resource
             for item in wanted
-            for resource in client.search("Patient", {"identifier": f"{item.system}|{item.value}", "_count": "10"}, max_pages=2)
+            for resource in client.search(
+                "Patient", {"identifier": f"{item.system}|{item.value}", "_count": "10"}, max_pages=2
+            )
         ]
     except FhirRetryable as error:
         if kept:

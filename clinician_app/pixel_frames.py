@@ -1,7 +1,7 @@
 """One frame as the viewer windows it: 16-bit values and how they relate to modality units.
 
-Made in a decode child and sent as it is; no precision is lost on anything up to 16 bits, so that the window is moved over the
-detector's values and not over a picture of them.
+Made in a decode child and sent as it is; no precision is lost on anything up to 16 bits, so that the window is moved
+over the detector's values and not over a picture of them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FrameDescription:
 
 
 def frame_bytes(data: bytes, frame: int = 0) -> tuple[str, bytes]:
-    """Decode one frame; return its description (JSON) and its values, unsigned 16-bit little endian, deflated (zlib, RFC 1950).
+    """Decode one frame; return its description (JSON) and its values: 16-bit little endian, deflated (RFC 1950).
 
     A colour image has no values to window: its description is empty and there are no bytes.
 

@@ -1,4 +1,4 @@
-"""Geometry of the drawn probability: a scale from 0 to 1 with the threshold, the band of abstention and the value on it.
+"""Geometry of the drawn probability: a scale from 0 to 1 with threshold, band of abstention and value on it.
 
 Drawn as SVG attributes on the server: the pages' CSP allows no inline style, and the page works without a script.
 """

@@ -1,22 +1,29 @@
-"""Pages and problem documents for what can't be answered: one plain sentence, what to do, a reference for the support desk."""
+"""Pages and problem documents for what can't be answered: a plain sentence, what to do, a reference for support."""
 
 from __future__ import annotations
 
+import traceback
 from http import HTTPStatus
 
 from flask import Flask, Response, jsonify, make_response, render_template, request, url_for
-from flask_babel import gettext
 from werkzeug.exceptions import HTTPException, NotFound
 
-from clinician_app.language import language
 from clinician_app.patient_match import NoMatch, SeveralMatches
+from clinician_app.translation import current_language, gettext
 from imaging_core.errors import ImagingError, Retryable, code
 from imaging_core.telemetry import get_logger, trace_id
 
 __all__ = ["ContextMismatch", "init_refusals"]
 
 _log = get_logger("clinician_app")
-_DATA = {"images.rendered", "images.pixels", "images.heatmap", "results.results", "results.launch_results", "results.openapi"}
+_DATA = {
+    "images.rendered",
+    "images.pixels",
+    "images.heatmap",
+    "results.results",
+    "results.launch_results",
+    "results.openapi",
+}
 
 
 class ContextMismatch(Exception):
@@ -36,8 +43,10 @@ def init_refusals(app: Flask) -> None:
 def _imaging_error(error: ImagingError) -> Response:
     entry = code(error.code)
     _log.warning("refused", code=error.code, detail=error.detail)
-    words = entry.fr if language() == "fr" else entry.en
-    response = _answer(entry.status, error.code, words, gettext("Try again in a minute.") if entry.status == 503 else "")
+    words = entry.fr if current_language() == "fr" else entry.en
+    response = _answer(
+        entry.status, error.code, words, gettext("Try again in a minute.") if entry.status == 503 else ""
+    )
     if isinstance(error, Retryable):
         response.headers["Retry-After"] = str(max(1, int(error.retry_after) or 5))
     return response
@@ -54,7 +63,9 @@ def _http_error(error: HTTPException) -> Response:
             404,
             "not-found",
             gettext("There is nothing here."),
-            gettext("It may have been withdrawn, or it belongs to another patient than the one this window was opened for."),
+            gettext(
+                "It may have been withdrawn, or it belongs to another patient than the one this window was opened for."
+            ),
         )
     return _answer(status, "request-refused", gettext("This request can't be answered."), HTTPStatus(status).phrase)
 
@@ -64,7 +75,9 @@ def _no_match(_: NoMatch) -> Response:
         404,
         "patient-not-found",
         gettext("This patient is not known to the imaging service."),
-        gettext("No imaging record carries one of the patient's numbers. Nothing is shown, so that no other patient's images are."),
+        gettext(
+            "No imaging record carries one of the patient's numbers. Nothing is shown, lest it be another patient's."
+        ),
     )
 
 
@@ -73,7 +86,9 @@ def _several_matches(_: SeveralMatches) -> Response:
         409,
         "patient-ambiguous",
         gettext("Several imaging records carry this patient's number."),
-        gettext("It can't be said which is the right one, so nothing is shown. Ask the imaging department to merge the records."),
+        gettext(
+            "Which one is right can't be said, so nothing is shown. Ask the imaging department to merge the records."
+        ),
     )
 
 
@@ -87,9 +102,11 @@ def _context_mismatch(_: ContextMismatch) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    _log.error("unexpected", error=type(error).__name__, exc_info=error)
+    # the place, not the message: a database's or a parser's message may quote what a log must not hold
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    _log.error("unexpected", error=type(error).__name__, place=f"{frame.filename.rpartition('/')[2]}:{frame.lineno}")
     entry = code("internal")
-    return _answer(500, "internal", entry.fr if language() == "fr" else entry.en, "")
+    return _answer(500, "internal", entry.fr if current_language() == "fr" else entry.en, "")
 
 
 def _answer(status: int, problem: str, heading: str, detail: str) -> Response:

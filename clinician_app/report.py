@@ -1,4 +1,4 @@
-"""DiagnosticReport and its Observations as the pages use them, whoever wrote them: this system's model, or a radiologist."""
+"""DiagnosticReport and its Observations as the pages use them, written by this system's model or by a radiologist."""
 
 from __future__ import annotations
 
@@ -152,7 +152,9 @@ def read_report(resource: Resource, observations: Mapping[str, Resource], base: 
     automated = path is not None or _ai_asserted(resource)
     return Report(
         id=text(resource.get("id"), 64),
-        version=text((resource.get("meta") or {}).get("versionId"), 64) if isinstance(resource.get("meta"), dict) else "",
+        version=text((resource.get("meta") or {}).get("versionId"), 64)
+        if isinstance(resource.get("meta"), dict)
+        else "",
         status=status,
         title=concept_text(resource.get("code")),
         effective=moment(resource.get("effectiveDateTime")) or _period_start(resource.get("effectivePeriod")),
@@ -238,8 +240,9 @@ def _components(value: object) -> dict[str, float]:
     found: dict[str, float] = {}
     for component in objects(value):
         role = next((_ROLES[code] for code in codes(component.get("code")) if code in _ROLES), None)
-        quantity = component.get("valueQuantity")
-        number = decimal(quantity.get("value")) if isinstance(quantity, dict) else None
+        told = component.get("valueQuantity")
+        quantity: Resource = told if isinstance(told, dict) else {}
+        number = decimal(quantity.get("value"))
         if role and number is not None:
             if text(quantity.get("code") or quantity.get("unit")) == "%":
                 number /= 100.0
@@ -261,7 +264,7 @@ def _displays(value: object) -> tuple[str, ...]:
 
 
 def _plain_text(attachments: Iterable[object] | object) -> str:
-    """Return the report's text where it came inline as plain text; HTML, SVG and PDF are never put into a page (XE4)."""
+    """Return the report's text where it is inline plain text; HTML, SVG and PDF are never put into a page (XE4)."""
     for attachment in objects(attachments):
         if text(attachment.get("contentType")).split(";")[0].strip().lower() == "text/plain":
             try:

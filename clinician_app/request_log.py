@@ -1,4 +1,4 @@
-"""One span and one log line for each request: the route's rule, never the path, for a path names studies and launches."""
+"""One span and one log line for each request: the route's rule, never the path, which names studies and launches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imaging_core.telemetry import continue_trace, get_logger, hashed_uid
 __all__ = ["init_request_log"]
 
 _log = get_logger("clinician_app")
-_QUIET = {"health", "static_file"}
+_QUIET = {"alive", "ready", "static"}
 
 
 def init_request_log(app: Flask) -> None:

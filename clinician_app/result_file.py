@@ -1,7 +1,7 @@
-"""``result.json``: what the AI container keeps of a result beside FHIR. The page takes from it what FHIR R4 has no place for.
+"""``result.json``: what the AI container keeps beside FHIR. The page takes from it what FHIR R4 has no place for.
 
-FHIR stays the truth on findings; from the file come the key image, what was not assessed, the images that were not analysed,
-the heatmap's image.
+FHIR stays the truth on findings; from the file come the key image, what was not assessed, the images that were not
+analysed, the heatmap's image.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def parse_result_file(content: Resource) -> ResultFile:
         not_analysed=tuple(
             (_uid(item.get("sop_uid")), text(item.get("reason"), 200)) for item in objects(content.get("not_analysed"))
         )[:_MOST],
-        not_assessed=tuple(filter(None, (text(name, 200) for name in names)))[:_MOST] if isinstance(names, list) else (),
+        not_assessed=tuple(filter(None, (text(name, 200) for name in names)))[:_MOST]
+        if isinstance(names, list)
+        else (),
         analysed=tuple(filter(None, (_uid(item.get("sop_uid")) for item in instances if item.get("analysed") is True))),
         probabilities=tuple(
             (_uid(item.get("sop_uid")), number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask import current_app
+from flask import Flask, current_app
 
 from clinician_app.audit import AuditTrail
 from clinician_app.cache import ChartCache
@@ -15,7 +15,14 @@ from imaging_core.database import Pool, open_pool
 from imaging_core.dicom.child import DecodePool
 from imaging_core.errors import Permanent
 from imaging_core.settings import Settings
-from smart_launch import Registration, SessionStore, SmartLaunch, load_registrations
+from smart_launch import (
+    Keyring,
+    Registration,
+    SessionStore,
+    SmartConfigurationError,
+    SmartLaunch,
+    load_registrations,
+)
 
 __all__ = ["Services", "current_services"]
 
@@ -63,12 +70,17 @@ class Services:
             ``bad-setting``, naming the setting.
         """
         settings.require("database_url", "smart_registrations", "app_base_url", "app_keys")
-        registrations = load_registrations(settings.smart_registrations, key_vault_url=settings.key_vault_url)
+        try:
+            registrations = load_registrations(settings.smart_registrations, key_vault_url=settings.key_vault_url)
+            keys = Keyring.parse(settings.app_keys.get_secret_value())
+        except SmartConfigurationError as error:
+            raise Permanent("bad-setting", str(error)) from error
+        imaging = _imaging_client(settings, registrations)
         pool = open_pool(settings)
         blobs = BlobStore.from_settings(settings)
         smart = SmartLaunch(
             registrations,
-            SessionStore(pool, settings.app_keys.get_secret_value()),
+            SessionStore(pool, keys),
             settings.app_base_url,
             rate_limit_per_address=settings.rate_limit_per_address,
         )
@@ -80,12 +92,12 @@ class Services:
             blobs=blobs,
             images=ImageSource(blobs, DecodePool.from_settings(settings)),
             audit=AuditTrail(pool, settings.site_name or "imaging"),
-            imaging=_imaging_client(settings, registrations),
+            imaging=imaging,
         )
 
-    def attach(self, app: object) -> None:
+    def attach(self, app: Flask) -> None:
         """Make these the services of a Flask app."""
-        app.extensions[_EXTENSION] = self  # type: ignore[attr-defined]  # a Flask app
+        app.extensions[_EXTENSION] = self
 
 
 def current_services() -> Services:

@@ -1,8 +1,8 @@
 """Where a launch's chart is read from: one small interface over the EHR's FHIR service and over this system's own.
 
 A source answers for one patient only, says under which key its answers are cached, and tells three kinds of failure
-apart: the service is away (what is cached may be shown, with its age), the right is missing (nothing may), or the thing is
-not there.
+apart: the service is away (what is cached may be shown, with its age), the right is missing (nothing may), or the thing
+is not there.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from clinician_app.cache import CacheKey, launch_access
 from clinician_app.fhir_values import Resource
 from fhir_adapter.client import FhirClient
 from fhir_adapter.errors import FhirPermanent, FhirRetryable
-from smart_launch import FhirAccessError, LaunchSession
-from smart_launch.fhir import FhirSession
+from smart_launch import FhirAccessError, FhirSession, LaunchError, LaunchSession
 
 __all__ = ["MOST", "ChartSource", "ImagingServiceSource", "LaunchSource", "SourceAway", "SourceRefused"]
 
@@ -83,17 +82,25 @@ class LaunchSource:
         The launch: its scopes are the right.
     session : FhirSession
         Reads with its token.
+
+    Raises
+    ------
+    LaunchError
+        ``no-patient``.
     """
 
     def __init__(self, launch: LaunchSession, session: FhirSession) -> None:
+        if not launch.patient:
+            raise LaunchError("no-patient", "a chart was asked for in a launch without a patient")
         self._launch = launch
+        self._patient = launch.patient
         self._session = session
 
     @property
     def key(self) -> CacheKey:
-        """This user's right at this EHR: shared with nobody."""
+        """The right of this user at this EHR: shared with nobody."""
         access = launch_access(self._launch.iss, self._launch.subject or self._launch.launch_id, self._launch.scopes)
-        return CacheKey(self._launch.fhir_base, access, self._launch.patient)
+        return CacheKey(self._launch.fhir_base, access, self._patient)
 
     @property
     def base(self) -> str:
@@ -103,7 +110,7 @@ class LaunchSource:
     @property
     def patient(self) -> str:
         """The launch's patient."""
-        return self._launch.patient
+        return self._patient
 
     def allows(self, resource_type: str, interaction: str) -> bool:
         """Whether the granted scopes cover it, at patient or user level."""
@@ -134,13 +141,13 @@ def _launch_failures() -> Iterator[None]:
     except FhirAccessError as error:
         if error.code == "fhir-denied":
             raise SourceRefused(str(error)) from error
-        if error.code in ("fhir-unreachable", "fhir-missing", "ehr-unreachable", "ehr-busy", "ehr-error"):
+        if error.code in ("fhir-unreachable", "fhir-missing", "ehr-busy", "ehr-unreachable"):
             raise SourceAway(str(error)) from error
         raise
 
 
 class ImagingServiceSource:
-    """This system's own FHIR service, read with the app's identity for the one patient who was matched.
+    """The system's own FHIR service, read with the app's identity for the one patient who was matched.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The app's own styles and scripts under an address that changes with their content, so that browsers may keep them for good.
+"""The app's own styles and scripts, under an address that changes with their content: browsers may keep them for good.
 
 The version is part of the path, not of the query: a module's relative imports then carry it too.
 """
@@ -26,9 +26,9 @@ def init_static_files(app: Flask) -> None:
         return response
 
     def asset(filename: str) -> str:
-        return url_for("static_file", version=version, filename=filename)
+        return url_for("static", version=version, filename=filename)
 
-    app.add_url_rule("/static/<version>/<path:filename>", "static_file", static_file)
+    app.add_url_rule("/static/<version>/<path:filename>", "static", static_file)
     app.jinja_env.globals["asset"] = asset
 
 

@@ -57,7 +57,7 @@ class Study:
     id : str
         Id of the ImagingStudy.
     uid : str
-        Study Instance UID, validated; '' where the resource names none (such a study is listed, its images can't be had).
+        Study Instance UID, validated; '' where the resource names none (it is listed, its images can't be had).
     started : Moment or None
         When the examination began.
     modalities : tuple of str

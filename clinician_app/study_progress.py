@@ -1,4 +1,4 @@
-"""How far the pipeline has come with a study, from the view ``cache.study_progress``: why there is no report yet, or ever."""
+"""How far the pipeline has come with a study (view ``cache.study_progress``): why there is no report yet, or ever."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def load_progress(cache: ChartCache, key: CacheKey, study_uids: Iterable[str]) -
         return {}
     with cache.transaction(key) as connection:
         rows = connection.execute(
-            "SELECT study_uid, held, failed, settled, analyses FROM cache.study_progress WHERE study_uid = ANY(%s)", (wanted,)
+            "SELECT study_uid, held, failed, settled, analyses FROM cache.study_progress WHERE study_uid = ANY(%s)",
+            (wanted,),
         ).fetchall()
     return {row[0]: _progress(*row[1:]) for row in rows}
 

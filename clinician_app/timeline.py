@@ -42,7 +42,7 @@ class Entry:
     def report(self) -> Report | None:
         """The report to open first: the newest that is not withdrawn."""
         standing = [report for report in self.reports if report.status not in ("cancelled", "entered-in-error")]
-        return (standing or list(self.reports) or [None])[0]
+        return next(iter(standing or self.reports), None)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -68,7 +68,8 @@ def timeline(
         else:
             alone.append(report)
     entries = [
-        Entry(study, tuple(sorted(by_study[study.id], key=_newest, reverse=True)), known.get(study.uid)) for study in studies
+        Entry(study, tuple(sorted(by_study[study.id], key=_newest, reverse=True)), known.get(study.uid))
+        for study in studies
     ]
     entries += [Entry(None, (report,)) for report in alone]
     return sorted(entries, key=lambda entry: entry.when.sort_key if entry.when else (0, 0, 0, 0.0), reverse=True)

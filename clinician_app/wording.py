@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from flask_babel import gettext, lazy_gettext, ngettext
-
 from clinician_app.fhir_values import Identifier
 from clinician_app.patient import Age
+from clinician_app.translation import gettext, lazy_gettext, ngettext
 
 __all__ = ["age_words", "elapsed", "identifier_label", "modality", "part_name", "reason", "sex", "state", "status"]
 
@@ -114,11 +113,11 @@ def age_words(age: Age | None) -> str:
     if age is None:
         return ""
     if age.unit == "day":
-        return str(ngettext("%(num)d day", "%(num)d days", age.count))
+        return ngettext("%(num)d day", "%(num)d days", age.count)
     if age.unit == "month":
-        return str(ngettext("%(num)d month", "%(num)d months", age.count))
-    words = str(ngettext("%(num)d year", "%(num)d years", age.count))
-    return words if age.exact else str(gettext("about %(age)s", age=words))
+        return ngettext("%(num)d month", "%(num)d months", age.count)
+    words = ngettext("%(num)d year", "%(num)d years", age.count)
+    return words if age.exact else gettext("about %(age)s", age=words)
 
 
 def identifier_label(identifier: Identifier) -> str:
@@ -136,7 +135,7 @@ def elapsed(span: timedelta) -> str:
     """Write how old a reading is, rounded down."""
     minutes = int(span.total_seconds() // 60)
     if minutes < 1:
-        return str(gettext("less than a minute"))
+        return gettext("less than a minute")
     if minutes < 60:
-        return str(ngettext("%(num)d minute", "%(num)d minutes", minutes))
-    return str(ngettext("%(num)d hour", "%(num)d hours", minutes // 60))
+        return ngettext("%(num)d minute", "%(num)d minutes", minutes)
+    return ngettext("%(num)d hour", "%(num)d hours", minutes // 60)

@@ -1,0 +1,11 @@
+"""Entry point of gunicorn: ``gunicorn -c python:clinician_app.gunicorn_conf clinician_app.wsgi:app``."""
+
+from __future__ import annotations
+
+from clinician_app.app import create_app
+from imaging_core import telemetry
+from imaging_core.settings import load_settings
+
+settings = load_settings()
+telemetry.configure("app", settings)
+app = create_app(settings)
