@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from fhir_adapter.terminology import SCT
 
-__all__ = ["AnalysisResult", "Finding", "InputImage", "ModelInfo", "NotAnalysed", "PerImage", "State"]
+__all__ = [
+    "AnalysisResult",
+    "Finding",
+    "InputImage",
+    "ModelInfo",
+    "NotAnalysed",
+    "PerImage",
+    "State",
+    "statement_digest",
+]
 
 State = Literal["present", "absent", "indeterminate", "not-assessed"]
 
@@ -82,6 +92,8 @@ class Finding:
         SNOMED CT code of the site; empty: none is written.
     per_image : tuple of PerImage
         Values of the single images.
+    band : tuple of two floats or None
+        Probabilities between which the state is indeterminate.
     """
 
     code: str
@@ -96,6 +108,7 @@ class Finding:
     body_site: str = ""
     body_site_display: str = ""
     per_image: tuple[PerImage, ...] = ()
+    band: tuple[float, float] | None = None
 
     @property
     def slug(self) -> str:
@@ -209,12 +222,21 @@ class AnalysisResult:
         """Why images were not analysed, each reason once, in order of code."""
         return tuple(sorted({item.reason for item in self.not_analysed}))
 
+    def revision_path(self, revision: int) -> str:
+        """Return ``<study>/<task>/<revision>``: the report's identifier, and the folder of its files in `results`."""
+        return f"{self.study_uid}/{self.task}/{revision}"
+
     def statement(self) -> str:
         """Return the digest of what the result says: findings and states, or why nothing was analysed.
 
         Probabilities, time and model version are no part of it: a new report follows a signed one only where it says
         something else (R7).
         """
-        said = sorted([item.system, item.code, item.state] for item in self.findings)
-        text = json.dumps([self.task, said, [] if self.assessed else list(self.reasons)], separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        said = [(item.system, item.code, item.state) for item in self.findings]
+        return statement_digest(self.task, said, () if self.assessed else self.reasons)
+
+
+def statement_digest(task: str, said: Iterable[tuple[str, str, str]], reasons: Iterable[str] = ()) -> str:
+    """Return the digest of a statement: (system, code, state) of each finding, and why nothing was analysed."""
+    text = json.dumps([task, sorted(said), list(reasons)], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -163,6 +163,21 @@ IMAGE_MEDIA = Code("http://terminology.hl7.org/CodeSystem/media-type", "image", 
 ARTIFICIAL_INTELLIGENCE = Code(DCM, "123110", "Artificial Intelligence", "DICOM PS3.16 CID 7162")
 PROBABILITY = Code(OWN, "probability", "Calibrated probability of the finding", "this system")
 THRESHOLD = Code(OWN, "threshold", "Decision threshold", "this system")
+BAND_LOW = Code(OWN, "band-low", "Indeterminate from this probability", "this system")
+BAND_HIGH = Code(OWN, "band-high", "Indeterminate up to this probability", "this system")
+IMAGE_PROBABILITY = Code(OWN, "image-probability", "Calibrated probability in one image", "this system")
+MEDICAL_IMAGE_ANALYSIS = Code(
+    "http://hl7.org/fhir/uv/aitransparency/CodeSystem/AIdeviceTypeCS",
+    "Medical-Image-Analysis",
+    "Medical Image Analysis",
+    "AI Transparency on FHIR, AIdeviceTypeCS",
+)
+AI_MODEL_CARD = Code(
+    "http://hl7.org/fhir/uv/aitransparency/CodeSystem/AImodelCardCS",
+    "AIModelCard",
+    "AI Model Card",
+    "AI Transparency on FHIR, AImodelCardCS",
+)
 MADE_BY_INTAKE = Code("urn:imaging:tags", "made-by-intake", "Made by image intake", "this system")
 
 _LATERALITY = "DICOM PS3.16 CID 244"
