@@ -41,3 +41,7 @@ class _EntryPoints(click.Group):
 @click.version_option(package_name="imaging")
 def main() -> None:
     """Medical images in, FHIR results out."""
+
+
+if __name__ == "__main__":
+    main()

@@ -81,6 +81,8 @@ def configure(service: str, settings: Settings) -> None:
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(service=service)
+    if isinstance(trace.get_tracer_provider(), TracerProvider):
+        return  # the Functions host has set one for this process
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     if settings.otel_exporter_otlp_endpoint:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

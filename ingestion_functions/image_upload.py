@@ -114,8 +114,8 @@ def upload(parts: Services, caller: Caller, request: func.HttpRequest) -> func.H
         return problem(error, intake_id=str(delivery.intake_id))
     delivery = taken.delivery
     if not taken.stored:
-        error = Rejected(delivery.reason or "internal", delivery.detail or "")
-        return problem(error, intake_id=str(delivery.intake_id))
+        refusal = Rejected(delivery.reason or "internal", delivery.detail or "")
+        return problem(refusal, intake_id=str(delivery.intake_id))
     register_now(parts, delivery.study_uid or "")
     with unit_of_work(parts.pool) as connection:
         row = delivery_progress(connection, delivery.intake_id) or {}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from imaging_core.blobs import BlobStore
+from imaging_core.queues import Queues
+from imaging_core.settings import load_settings
 from infra.local.configuration import Layout
 from infra.local.credentials import Credentials
 from infra.local.node import Node, install_packages
@@ -45,5 +48,13 @@ def azurite_part(layout: Layout, credentials: Credentials, node: Node, blob_port
         url=f"http://127.0.0.1:{blob_port}/{ACCOUNT}",
         healthy=lambda: blob_answers() and queue_answers(),
         version=str(manifest["version"]),
+        complete=lambda: _make_containers(connection_string(credentials, blob_port, queue_port)),
         token=connection_string(credentials, blob_port, queue_port),
     )
+
+
+def _make_containers(connection: str) -> None:
+    """Make what Bicep makes on Azure."""
+    settings = load_settings(storage_connection_string=connection)
+    BlobStore.from_settings(settings).ensure_containers()
+    Queues.from_settings(settings).ensure_queues()
