@@ -21,7 +21,7 @@ def _token() -> str:
     return secrets.token_urlsafe(32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Credentials:
     """Everything secret that parts share; a field that a file of an older version lacks is made anew."""
 

@@ -42,14 +42,14 @@ class Part:
     folder : Path or None
         Working folder; None: the one of ``imaging up``, where `imaging.toml` is.
     user : str or None
-        System user to run as, where that is not the caller.
+        System user to run as, in that user's group, where that is not the caller.
     token : str
         What ``imaging status --secrets`` shows.
     """
 
     name: str
     command: tuple[str, ...]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     ports: Mapping[str, int]
     url: str
     healthy: Callable[[], bool]

@@ -19,6 +19,7 @@ from imaging_core.errors import Permanent
 from infra.local.configuration import Layout
 from infra.local.credentials import Credentials
 from infra.local.parts import Part
+from infra.local.processes import run_as
 
 __all__ = ["ROLES", "database_url", "postgres_part"]
 
@@ -123,7 +124,7 @@ def _init(programs: Path, data: Path, password: str, user: str | None) -> None:
         command = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "--auth=scram-sha-256"]
         command += [f"--pwfile={name}", "--encoding=UTF8", "--no-locale", "--no-instructions"]
         result = subprocess.run(  # noqa: S603  # the package's program
-            command, capture_output=True, text=True, check=False, user=user, cwd=data
+            command, capture_output=True, text=True, check=False, cwd=data, **run_as(user)
         )
     finally:
         os.unlink(name)

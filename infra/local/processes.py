@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import signal
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import psutil
 
-__all__ = ["MARK", "ProcessId", "end", "family", "strays"]
+__all__ = ["MARK", "ProcessId", "end", "family", "run_as", "strays"]
 
 # every part's environment carries the data folder under this name, so that a part is known again even when its
 # supervisor was killed before it could write down the process
 MARK = "IMAGING_STACK"
+
+
+class RunAs(TypedDict, total=False):
+    """Keyword arguments of `subprocess.Popen` by which another user's rights are taken."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def run_as(user: str | None) -> RunAs:
+    """Return the arguments for `user`; none for None. Root's groups are dropped with root."""
+    if user is None:
+        return {}
+    entry = pwd.getpwnam(user)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
 @dataclass(frozen=True)

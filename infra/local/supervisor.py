@@ -15,7 +15,7 @@ from pathlib import Path
 
 from infra.local.parts import Part
 from infra.local.ports import require_free
-from infra.local.processes import MARK, ProcessId, end, strays
+from infra.local.processes import MARK, ProcessId, end, run_as, strays
 from infra.local.stack import Stack
 from infra.local.stack_state import PartState, StackState, read_state, write_state
 
@@ -171,9 +171,9 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 cwd=part.folder,
                 env=environment,
-                user=part.user,
                 # a Ctrl-C at the terminal reaches the supervisor alone, which stops the parts in order
                 start_new_session=True,
+                **run_as(part.user),
             )
         self._running[part.name] = process
         self._state.parts[part.name].process = ProcessId.of(process.pid)

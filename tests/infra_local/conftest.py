@@ -18,6 +18,7 @@ import httpx
 import pytest
 from azure.storage.blob import BlobServiceClient
 from azure.storage.queue import QueueServiceClient, TextBase64EncodePolicy
+
 from infra.local.azurite import azurite_part
 from infra.local.configuration import Layout, Ports, StackSettings
 from infra.local.credentials import load_credentials
