@@ -1,8 +1,8 @@
 """gunicorn's configuration; address and certificate come from its command line.
 
 Threads wait for FHIR, blobs and decode children; two processes use two cores. The app is not preloaded: database pool
-and decode children belong to the process that uses them. gunicorn's own access log stays off, for its line holds paths; the
-app logs each request by its route (`clinician_app.request_log`).
+and decode children belong to the process that uses them. gunicorn's own access log stays off, for its line holds paths;
+the app logs each request by its route (`clinician_app.request_log`).
 """
 
 from __future__ import annotations
