@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 
 from fhir_adapter.client import FhirClient, client_from_settings
 from imaging_core.blobs import BlobStore
@@ -72,6 +74,7 @@ def settings(stores: Stores) -> Settings:
     from infra.local.fhir import fhir_base_url
 
     credentials, ports = stores.credentials, stores.ports
+    trace.set_tracer_provider(TracerProvider())  # so that answers carry a trace id, as in a configured process
     return load_settings(
         database_url=stores.url("imaging_worker"),
         storage_connection_string=connection_string(credentials, ports.blob, ports.queue),

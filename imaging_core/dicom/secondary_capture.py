@@ -161,6 +161,8 @@ def _dataset(
     dataset.InstanceNumber = "1"
     dataset.Modality = fields.modality
     dataset.ConversionType = "WSD"
+    # Type 1 in PS3.3 C.8.6.3; nobody has looked, and a picture may well be marked, so the cautious answer.
+    dataset.BurnedInAnnotation = "YES"
     dataset.ImageType = ["DERIVED", "SECONDARY"]
     if fields.body_part:
         dataset.BodyPartExamined = fields.body_part

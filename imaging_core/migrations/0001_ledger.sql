@@ -117,4 +117,5 @@ FROM ledger.intake i LEFT JOIN ledger.study s USING (study_uid);
 
 GRANT USAGE ON SCHEMA ledger TO imaging_worker, imaging_page, imaging_worklist;
 GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA ledger TO imaging_worker;
+GRANT DELETE ON ledger.analysis TO imaging_worker;  -- "no model" gives way once an image that has one joins the study
 GRANT INSERT ON ledger.audit_outbox TO imaging_page, imaging_worklist;
