@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from imaging_core.blobs import BlobStore
-from imaging_core.queues import Queues
-from imaging_core.settings import load_settings
 from infra.local.configuration import Layout
 from infra.local.credentials import Credentials
 from infra.local.node import Node, install_packages
@@ -55,6 +52,11 @@ def azurite_part(layout: Layout, credentials: Credentials, node: Node, blob_port
 
 def _make_containers(connection: str) -> None:
     """Make what Bicep makes on Azure."""
+    # the SDK is slow to import, and commands that start nothing need it not
+    from imaging_core.blobs import BlobStore
+    from imaging_core.queues import Queues
+    from imaging_core.settings import load_settings
+
     settings = load_settings(storage_connection_string=connection)
     BlobStore.from_settings(settings).ensure_containers()
     Queues.from_settings(settings).ensure_queues()

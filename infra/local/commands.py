@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -19,7 +20,10 @@ from rich.table import Table
 from infra.local.configuration import Layout, Ports, StackSettings, load_stack_settings
 from infra.local.stack_state import PartState, StackState, read_state
 
-__all__ = ["down", "start_detached", "status", "stop_stack", "up"]
+if TYPE_CHECKING:
+    from infra.local.stack import Stack
+
+__all__ = ["down", "run_foreground", "start_detached", "status", "stop_stack", "up"]
 
 _DATA_DIR_HELP = "Folder of the stack's data, logs and keys (setting IMAGING_DATA_DIR)."
 _START_SECONDS = 600.0
@@ -83,14 +87,14 @@ def run_foreground(
     settings: StackSettings,
     only: tuple[str, ...],
     console: Console,
-    on_ready: Callable[[], None] = lambda: None,
+    on_ready: Callable[[Stack], bool] = lambda stack: False,
 ) -> bool:
     """Run the stack in this process until a signal; return False where it could not start.
 
     Parameters
     ----------
-    on_ready : Callable[[], None]
-        Called in a thread once every part is ready.
+    on_ready : Callable[[Stack], bool]
+        Called in a thread once every part is ready; the stack stops where it returns true.
     """
     from infra.local.stack import build
     from infra.local.supervisor import AlreadyRunning, Supervisor, only_supervisor
@@ -101,14 +105,19 @@ def run_foreground(
 
     try:
         with only_supervisor(layout.lock):
-            supervisor = Supervisor(build(layout, Ports.from_settings(settings), only), tell)
+            stack = build(layout, Ports.from_settings(settings), only)
+            supervisor = Supervisor(stack, tell)
+
+            def ready() -> None:
+                if on_ready(stack):
+                    supervisor.stop()
 
             def stop(_number: int, _frame: FrameType | None) -> None:
                 supervisor.stop()
 
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, stop)
-            fine = supervisor.run(on_ready)
+            fine = supervisor.run(ready)
             if not fine:
                 _explain(read_state(layout.state), console)
             return fine
