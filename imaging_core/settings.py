@@ -7,6 +7,7 @@ environment.
 from __future__ import annotations
 
 import functools
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,9 +24,11 @@ from pydantic_settings import (
 
 from imaging_core.errors import Permanent
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["LOCAL_SETTINGS", "Settings", "load_settings", "operator_settings"]
 
 MIB = 1024 * 1024
+LOCAL_SETTINGS = "settings.toml"
+"""File that the local stack writes into its data folder for the commands of its operator."""
 
 
 class Settings(BaseSettings):
@@ -190,3 +193,22 @@ def load_settings(**overrides: object) -> Settings:
             f"{'.'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}" for fault in error.errors()
         )
         raise Permanent("bad-setting", faults) from error
+
+
+def operator_settings(data_dir: Path | None = None) -> Settings:
+    """Read the settings of a command that a person calls: what is not set comes from the local stack, where there is one.
+
+    Parameters
+    ----------
+    data_dir : Path or None
+        Folder of the local stack; None: IMAGING_DATA_DIR, else ``.imaging``.
+    """
+    folder = data_dir or Path(os.environ.get("IMAGING_DATA_DIR", ".imaging"))
+    settings = load_settings()
+    try:
+        local = tomllib.loads((folder / LOCAL_SETTINGS).read_text("utf-8"))
+    except FileNotFoundError:
+        return settings
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise Permanent("bad-setting", f"{folder / LOCAL_SETTINGS}: {error}") from error
+    return load_settings(**{name: value for name, value in local.items() if name not in settings.model_fields_set})

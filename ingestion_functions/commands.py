@@ -12,7 +12,7 @@ from imaging_core.database import open_pool, unit_of_work
 from imaging_core.ledger import study as ledger
 from imaging_core.ledger.counts import counts
 from imaging_core.queues import STUDIES, Queues
-from imaging_core.settings import load_settings
+from imaging_core.settings import operator_settings
 
 __all__ = ["intake", "redrive"]
 
@@ -30,7 +30,7 @@ def check() -> None:
 
     Exit 1 where something is failed, or still on its way.
     """
-    with open_pool(load_settings(), size=1) as pool, unit_of_work(pool) as connection:
+    with open_pool(operator_settings(), size=1) as pool, unit_of_work(pool) as connection:
         found = counts(connection)
         strays = connection.execute(
             """
@@ -61,7 +61,7 @@ def check() -> None:
 @click.argument("study_uid", required=False)
 def redrive(study_uid: str | None) -> None:
     """Send failed work back: one study, or all."""
-    settings = load_settings()
+    settings = operator_settings()
     queues = Queues.from_settings(settings)
     with open_pool(settings, size=1) as pool, unit_of_work(pool) as connection:
         studies = ledger.redrive(connection, study_uid)

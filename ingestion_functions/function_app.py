@@ -69,7 +69,9 @@ def ready(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @app.function_name("drop")
-@app.blob_trigger(arg_name="blob", path="incoming/{name}", connection="AzureWebJobsStorage", source=func.BlobSource.EVENT_GRID)
+@app.blob_trigger(
+    arg_name="blob", path="incoming/{name}", connection="AzureWebJobsStorage", source=func.BlobSource.EVENT_GRID
+)
 def blob_dropped(blob: func.InputStream) -> None:
     """A file has arrived in container ``incoming``."""
     drop.arrived(blob)

@@ -14,14 +14,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from imaging_core import errors
 from imaging_core.azure_login import azure_credential
-from imaging_core.settings import Settings, load_settings
+from imaging_core.settings import Settings, operator_settings
 
 __all__ = ["Sent", "send", "send_file", "token_headers"]
 
 _PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-_REASONS = {entry.failure_reason: name for name, entry in reversed(errors.CODES.items())}
+# PS3.18 Table I.2-2, in words
+_REASONS = {
+    0x0110: "processing failure",
+    0x0122: "SOP class not supported",
+    0x0124: "not authorised",
+    0xA700: "out of resources: send again later",
+    0xA900: "the file contradicts itself",
+    0xC000: "cannot be understood",
+    0xC122: "transfer syntax not supported",
+}
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ def _files(paths: tuple[Path, ...]) -> list[Path]:
 @click.option("--accession", default="", help="For pictures: accession number.")
 def send(paths: tuple[Path, ...], url: str, **fields: str) -> None:
     """Upload files and folders; exit 1 if any was refused."""
-    settings = load_settings()
+    settings = operator_settings()
     filled = {name: value for name, value in fields.items() if value}
     console = Console()
     files = _files(paths)
