@@ -246,8 +246,8 @@ def _print_document(document: dict[str, object], console: Console) -> None:
         console.print("not running")
         return
     table = Table("part", "address", "health", "version", box=None, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
+    table.columns[1].no_wrap = True
+    table.columns[2].overflow = "fold"
     for name, part in parts.items():
         health = "healthy" if part["healthy"] else f"{part['state']} {part['detail']}"
         health += f" (restarted {part['restarts']} times)" if part["restarts"] else ""

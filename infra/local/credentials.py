@@ -34,6 +34,7 @@ class Credentials:
     fhir_token: str = field(default_factory=_token)
     ingest_token: str = field(default_factory=_token)
     ai_token: str = field(default_factory=_token)
+    ehr_control_token: str = field(default_factory=_token)
     app_keys: str = field(
         default_factory=lambda: f"k1:{base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip('=')}"
     )

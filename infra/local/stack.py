@@ -86,7 +86,7 @@ def build(layout: Layout, ports: Ports, only: Collection[str] = ()) -> Stack:
         "fhir": lambda: fhir_part(layout, credentials, ports.fhir),
         "ingestion": lambda: _ingestion(layout, ports, credentials, environment),
         "ai": lambda: _ai(ports, credentials, environment),
-        "app": lambda: _app(layout, ports, credentials, certificates, environment),
+        "app": lambda: _app(ports, credentials, certificates, environment),
         "ehr": lambda: _ehr(layout, ports, credentials, certificates, _given(node)),
     }
     parts = tuple(makers[name]() for name in chosen)
@@ -166,19 +166,13 @@ def _ingestion(layout: Layout, ports: Ports, credentials: Credentials, environme
 
 def _ai(ports: Ports, credentials: Credentials, environment: Mapping[str, str]) -> Part:
     url = f"http://127.0.0.1:{ports.ai}"
-    command = [sys.executable, "-P", "-m", "gunicorn", "ai_container.wsgi:app", "--bind", f"127.0.0.1:{ports.ai}"]
-    configuration = next(_package_folder("ai_container").glob("gunicorn.conf*"), None)
-    if configuration is not None:
-        command += ["--config", str(configuration)]
-    else:
-        command += ["--worker-class", "gthread", "--threads", "4", "--timeout", "180"]
     return Part(
         name="ai",
-        command=tuple(command),
+        command=_gunicorn("ai_container", ports.ai),
         environment={**environment, "TF_CPP_MIN_LOG_LEVEL": "2"},
         ports={"AI_PORT": ports.ai},
         url=url,
-        healthy=answers(f"{url}/healthz"),
+        healthy=answers(f"{url}/readyz"),
         uses=("blob", "fhir"),
         version=__version__,
         stop_seconds=20.0,
@@ -186,34 +180,32 @@ def _ai(ports: Ports, credentials: Credentials, environment: Mapping[str, str]) 
     )
 
 
-def _app(
-    layout: Layout, ports: Ports, credentials: Credentials, certificates: Certificates, environment: Mapping[str, str]
-) -> Part:
-    # no query strings in the access log: they hold launch tokens and patients
-    log_format = "%(t)s %(m)s %(U)s %(s)s %(b)s %(M)sms"
-    command = [sys.executable, "-P", "-m", "gunicorn", "clinician_app.wsgi:app", "--bind", f"127.0.0.1:{ports.app}"]
-    command += ["--certfile", str(certificates.certificate), "--keyfile", str(certificates.key)]
-    command += ["--worker-class", "gthread", "--threads", "8", "--access-logfile", "-"]
-    command += ["--access-logformat", log_format]
-    worklist = database_url(credentials, ports.postgres, "imaging_worklist")
+def _app(ports: Ports, credentials: Credentials, certificates: Certificates, environment: Mapping[str, str]) -> Part:
     settings = _with_database(environment, ports, credentials, "imaging_page")
-    settings |= {"DATABASE_WORKLIST_URL": worklist, "APP_KEYS": credentials.app_keys}
+    settings["DATABASE_WORKLIST_URL"] = database_url(credentials, ports.postgres, "imaging_worklist")
+    settings["APP_KEYS"] = credentials.app_keys
+    tls = ("--certfile", str(certificates.certificate), "--keyfile", str(certificates.key))
     return Part(
         name="app",
-        command=tuple(command),
+        command=(*_gunicorn("clinician_app", ports.app), *tls),
         environment=settings,
         ports={"APP_PORT": ports.app},
         url=f"https://app.localhost:{ports.app}",
         healthy=answers(
-            f"https://127.0.0.1:{ports.app}/.well-known/jwks.json",
-            ca_file=certificates.ca_file,
-            host=f"app.localhost:{ports.app}",
+            f"https://127.0.0.1:{ports.app}/healthz", ca_file=certificates.ca_file, host=f"app.localhost:{ports.app}"
         ),
         needs=("postgres",),
         uses=("postgres", "blob", "fhir", "ehr"),
         version=__version__,
-        stop_seconds=15.0,
+        stop_seconds=25.0,
     )
+
+
+def _gunicorn(package: str, port: int) -> tuple[str, ...]:
+    command = [sys.executable, "-P", "-m", "gunicorn", f"{package}.wsgi:app", "--bind", f"127.0.0.1:{port}"]
+    if (_package_folder(package) / "gunicorn_conf.py").exists():
+        command += ["--config", f"python:{package}.gunicorn_conf"]
+    return tuple(command)
 
 
 def _ehr(layout: Layout, ports: Ports, credentials: Credentials, certificates: Certificates, node: Node) -> Part:
@@ -232,6 +224,7 @@ def _ehr(layout: Layout, ports: Ports, credentials: Credentials, certificates: C
             "TLS_KEY": str(certificates.key),
             "CA_FILE": str(certificates.ca_file),
             "EHR_DATA_DIR": str(layout.root / "ehr"),
+            "EHR_CONTROL_TOKEN": credentials.ehr_control_token,
         },
         ports={"EHR_PORT": ports.ehr},
         url=origin,
@@ -243,6 +236,7 @@ def _ehr(layout: Layout, ports: Ports, credentials: Credentials, certificates: C
         uses=("fhir",),
         prepare=lambda: (layout.root / "ehr").mkdir(mode=0o700, exist_ok=True),
         version=__version__,
+        token=credentials.ehr_control_token,
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from imaging_core.errors import ImagingError
 from infra.local.parts import Part
 from infra.local.ports import require_free
 from infra.local.processes import MARK, ProcessId, end, run_as, strays
@@ -154,11 +155,12 @@ class Supervisor:
             detail = self._until_healthy(part, process)
             if not detail and part.complete is not None:
                 part.complete()
+        except ImagingError as error:
+            detail = str(error)
         except Exception as error:  # whatever one part meets must not end the supervision of the others
             detail = f"{type(error).__name__}: {error}"
         if detail and part.name in self._running:
-            _kill_group(self._running[part.name].pid)
-            self._running[part.name].wait()
+            _end(self._running[part.name], part)
         return detail
 
     def _launch(self, part: Part) -> subprocess.Popen[bytes]:
@@ -207,15 +209,8 @@ class Supervisor:
 
     def _stop_part(self, part: Part) -> None:
         process = self._running.get(part.name)
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(part.stop_signal)
-            try:
-                process.wait(part.stop_seconds)
-            except subprocess.TimeoutExpired:
-                self._state.parts[part.name].detail = "killed: it did not stop in time"
-            _kill_group(process.pid)
-            process.wait()
+        if process is not None and not _end(process, part):
+            self._state.parts[part.name].detail = "killed: it did not stop in time"
         if self._state.parts[part.name].state != "failed":
             self._set(part, "stopped")
 
@@ -278,6 +273,20 @@ def _log_file(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _end(process: subprocess.Popen[bytes], part: Part) -> bool:
+    """Stop a part's process and all it started; return False where it had to be killed."""
+    in_time = True
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(part.stop_signal)
+    try:
+        process.wait(part.stop_seconds)
+    except subprocess.TimeoutExpired:
+        in_time = False
+    _kill_group(process.pid)
+    process.wait()
+    return in_time
 
 
 def _kill_group(leader: int) -> None:
