@@ -36,6 +36,15 @@ def free_ports() -> dict[str, str]:
     return {f"{name}_PORT": "0" for name in _PORTS}
 
 
+def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that PostgreSQL's own user may pass through to reach its data (it does not run as root)."""
+    folder = tmp_path_factory.mktemp("stack")
+    for above in (folder, *folder.parents[:3]):
+        if above != Path("/") and above.owner() == folder.owner():
+            above.chmod(above.stat().st_mode | 0o011)
+    return folder
+
+
 @dataclass(frozen=True)
 class Stores:
     """The three stores of a test run."""
@@ -52,12 +61,17 @@ class Stores:
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     """Start PostgreSQL, Azurite and the FHIR service, migrated and empty."""
-    folder = tmp_path_factory.mktemp("stack")
-    # PostgreSQL as root runs as a user of its own, which has to reach its folder
-    for above in (folder, *folder.parents[:3]):
-        if above != Path("/") and above.owner() == folder.owner():
-            above.chmod(above.stat().st_mode | 0o011)
-    command = [sys.executable, "-m", "imaging_core.cli", "up", "--data-dir", str(folder), "--only", "postgres,blob,fhir"]
+    folder = open_folder(tmp_path_factory)
+    command = [
+        sys.executable,
+        "-m",
+        "imaging_core.cli",
+        "up",
+        "--data-dir",
+        str(folder),
+        "--only",
+        "postgres,blob,fhir",
+    ]
     subprocess.run(command, check=True, env={**os.environ, **free_ports()}, stdout=subprocess.DEVNULL)
     layout = Layout.at(folder)
     state = read_state(layout.state)
