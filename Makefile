@@ -54,8 +54,9 @@ bench: $(STAMP) ## Run the benchmarks and rewrite docs/benchmarks.md
 train: $(STAMP) ## Train the shipped model anew (ARGS="--data DIR --out DIR")
 	@exec $(BIN)/python -m ai_container.training $(ARGS)
 
-requirements: $(STAMP) ## Rewrite docs/requirements.md from the tests
-	@exec $(BIN)/python -m tests.requirements
+requirements: $(STAMP) ## Rewrite docs/requirements.md and docs/settings.md
+	@$(BIN)/python -m tests.settings_page
+	exec $(BIN)/python -m tests.requirements
 
 debian-packages:
 	@missing=$$(tests/debian_packages.sh)
