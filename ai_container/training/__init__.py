@@ -1,0 +1,1 @@
+"""Training of the chest radiograph model (extra ``ai``, TensorFlow): ``python -m ai_container.training``."""
