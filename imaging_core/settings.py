@@ -196,7 +196,7 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def operator_settings(data_dir: Path | None = None) -> Settings:
-    """Read the settings of a command that a person calls: what is not set comes from the local stack, where there is one.
+    """Read the settings of a command that a person calls: what is not set comes from the local stack, if there is one.
 
     Parameters
     ----------

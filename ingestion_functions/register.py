@@ -12,6 +12,7 @@ from fhir_adapter.register import Hold, ensure_study
 from imaging_core import telemetry
 from imaging_core.database import unit_of_work
 from imaging_core.errors import ImagingError, Permanent
+from imaging_core.ledger import holds
 from imaging_core.ledger import study as ledger
 from imaging_core.queues import ANALYSES, STUDIES
 from ingestion_functions.services import Services
@@ -31,7 +32,7 @@ def register(parts: Services, study_uid: str) -> None:
     analyse = more = False
     with unit_of_work(parts.pool) as connection:
         row = ledger.claim(connection, study_uid)
-        if row is None or row.failed:
+        if row is None or row.failed or row.rejected:
             return
         instances = ledger.instances(connection, study_uid)
         if row.hold_reason or not all(item["registered"] for item in instances):
@@ -65,11 +66,13 @@ def _register(
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
         yield
 
+    decided = holds.latest(connection, study_uid)
     result = ensure_study(
         parts.fhir,
         [item["header"] for item in instances],
         parts.sites.named(site),
-        settings.patient_match,
+        "create" if decided is not None and decided.action == "create" else settings.patient_match,
+        subject=decided.subject if decided is not None else None,
         endpoint_address=f"{settings.app_base_url}/dicomweb",
         trusted_hosts=settings.trusted_retrieve_hosts,
         patient_lock=patient_lock,

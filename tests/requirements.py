@@ -1,7 +1,7 @@
 """Write `docs/requirements.md`: which numbered requirement is proven by which test (``python -m tests.requirements``).
 
-A requirement is listed under the tests that carry its number (``@pytest.mark.requirement("D15")``); one that no test carries is
-listed as not proven yet. The numbers are those of the project's requirement lists.
+A requirement is listed under the tests that carry its number (``@pytest.mark.requirement("D15")``); one that no test
+carries is listed as not proven yet. The numbers are those of the project's requirement lists.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def page(tests: dict[str, set[str]]) -> str:
     lines = [
         "# Requirements and the tests that prove them",
         "",
-        "Made from the tests by `make requirements`; a test fails where this page is out of date. A number counts as proven",
-        "where at least one test carries it and `make test` passes.",
+        "Made from the tests by `make requirements`; a test fails where this page is out of date. A number counts as",
+        "proven where at least one test carries it and `make test` passes.",
         "",
     ]
     for group, numbers in GROUPS.items():

@@ -32,7 +32,7 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 
 
 def _limit_memory(extra: int) -> None:
-    """Let this child grow by `extra` bytes of address space beyond what its code takes (Linux; elsewhere not bounded)."""
+    """Let this child grow by `extra` bytes of address space beyond its code (Linux; elsewhere not bounded)."""
     os.environ.update(_ONE_THREAD)
     try:
         with open("/proc/self/statm") as file:

@@ -43,6 +43,7 @@ class StudyRow:
     hold_reason: str | None
     tries: int
     failed: bool
+    rejected: bool
     traceparent: str
 
 
@@ -54,9 +55,8 @@ def claim(connection: Connection, study_uid: str) -> StudyRow | None:
     with connection.cursor(row_factory=class_row(StudyRow)) as cursor:
         cursor.execute(
             """
-            SELECT study_uid, site, version, analysed_version, subject, hold_reason, tries, failed_at IS NOT NULL AS
-            failed,
-                   traceparent
+            SELECT study_uid, site, version, analysed_version, subject, hold_reason, tries, failed_at IS NOT NULL AS failed,
+                   rejected_at IS NOT NULL AS rejected, traceparent
             FROM ledger.study WHERE study_uid = %s FOR NO KEY UPDATE SKIP LOCKED
             """,
             (study_uid,),
@@ -189,8 +189,9 @@ def unfinished(connection: Connection, older_than_s: float, limit: int = 500) ->
     """
     to_register = connection.execute(
         """
-        SELECT DISTINCT i.study_uid FROM ledger.instance i JOIN ledger.study s USING (study_uid)
-        WHERE NOT i.registered AND i.received_at < now() - make_interval(secs => %s) AND s.hold_reason IS NULL
+        SELECT DISTINCT i.study_uid FROM ledger.instance i JOIN ledger.study s USING (study_uid) WHERE NOT
+        i.registered AND s.rejected_at IS NULL AND i.received_at < now() - make_interval(secs => %s) AND s.hold_reason
+        IS NULL
           AND s.failed_at IS NULL AND coalesce(s.next_try_at, '-infinity') <= now()
         LIMIT %s
         """,

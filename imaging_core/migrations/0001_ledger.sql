@@ -37,6 +37,7 @@ CREATE TABLE ledger.study (
     subject          text,                         -- Patient/<id>
     hold_reason      text,                         -- a code of imaging_core.errors; NULL: not held
     hold_detail      text,
+    rejected_at      timestamptz,                  -- a person rejected the held study: it stays stored and is never linked
     held_at          timestamptz,
     tries            integer NOT NULL DEFAULT 0,   -- of the current step, since it last succeeded
     next_try_at      timestamptz,
@@ -67,6 +68,19 @@ CREATE TABLE ledger.instance (
 );
 CREATE INDEX instance_study ON ledger.instance (study_uid);
 CREATE INDEX instance_unregistered ON ledger.instance (received_at, study_uid) WHERE NOT registered;
+
+-- What a person decided about a held study, who and when. The latest row counts; the register step reads it.
+CREATE TABLE ledger.hold_resolution (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    study_uid text NOT NULL REFERENCES ledger.study,
+    action    text NOT NULL CHECK (action IN ('link', 'create', 'reject')),
+    subject   text,                                -- Patient/<id>, for `link`
+    reason    text NOT NULL DEFAULT '',
+    who       text NOT NULL,
+    at        timestamptz NOT NULL DEFAULT now(),
+    CHECK ((action = 'link') = (subject IS NOT NULL))
+);
+CREATE INDEX hold_resolution_study ON ledger.hold_resolution (study_uid, id);
 
 CREATE TABLE ledger.analysis (
     study_uid   text NOT NULL REFERENCES ledger.study,
@@ -112,7 +126,10 @@ CREATE INDEX audit_undelivered ON ledger.audit_outbox (id) WHERE delivered_at IS
 CREATE VIEW ledger.delivery AS
 SELECT i.*,
        s.hold_reason,
-       CASE WHEN i.outcome = 'accepted' AND s.hold_reason IS NOT NULL THEN 'held' ELSE i.outcome END AS state
+       CASE WHEN i.outcome <> 'accepted' THEN i.outcome
+            WHEN s.rejected_at IS NOT NULL THEN 'rejected'
+            WHEN s.hold_reason IS NOT NULL THEN 'held'
+            ELSE 'accepted' END AS state
 FROM ledger.intake i LEFT JOIN ledger.study s USING (study_uid);
 
 GRANT USAGE ON SCHEMA ledger TO imaging_worker, imaging_page, imaging_worklist;

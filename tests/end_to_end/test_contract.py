@@ -106,9 +106,7 @@ def test_preview_publishes_nothing(stack: Stack) -> None:
     picture = render_png(sample("RG1_UNCI.dcm").read_bytes())
     with stack.client("ai") as ai, stack.client("fhir") as fhir:
         before = versions(fhir)
-        response = ai.post(
-            "/v1/analyses:preview?heatmap=true", content=picture, headers={"Content-Type": "image/png"}
-        )
+        response = ai.post("/v1/analyses:preview?heatmap=true", content=picture, headers={"Content-Type": "image/png"})
         assert response.status_code == 200, response.text
         assert versions(fhir) == before
     assert {"findings", "not_analysed", "model"} <= set(response.json())

@@ -131,7 +131,16 @@ def test_sending_again_changes_nothing(stack: Stack) -> None:
 def versions(fhir: httpx.Client) -> dict[str, str]:
     """Return the version of every resource of the clinical record."""
     found: dict[str, str] = {}
-    for kind in ("Patient", "ImagingStudy", "Endpoint", "DiagnosticReport", "Observation", "Device", "Provenance", "Media"):
+    for kind in (
+        "Patient",
+        "ImagingStudy",
+        "Endpoint",
+        "DiagnosticReport",
+        "Observation",
+        "Device",
+        "Provenance",
+        "Media",
+    ):
         url: str | None = f"/{kind}?_count=200"
         while url:
             bundle = fhir.get(url).raise_for_status().json()

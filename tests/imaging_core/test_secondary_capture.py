@@ -11,11 +11,17 @@ from imaging_core.dicom.header import HeaderLimits, read_header
 from imaging_core.dicom.secondary_capture import ImageFields, capture, derived_uid
 from tests.dicom_samples import jpeg, png
 
-FIELDS = ImageFields("P1", "19700101", "Doe", given="Jane", sex="F", issuer="urn:oid:1.2.3", body_part="CHEST", view="PA")
+FIELDS = ImageFields(
+    "P1", "19700101", "Doe", given="Jane", sex="F", issuer="urn:oid:1.2.3", body_part="CHEST", view="PA"
+)
 
 
 @pytest.mark.requirement("D50")
-@pytest.mark.parametrize("picture", [png(), png(bits=16), png((7, 5)), jpeg(), jpeg("RGB")], ids=["grey", "16 bit", "odd size", "JPEG", "colour JPEG"])
+@pytest.mark.parametrize(
+    "picture",
+    [png(), png(bits=16), png((7, 5)), jpeg(), jpeg("RGB")],
+    ids=["grey", "16 bit", "odd size", "JPEG", "colour JPEG"],
+)
 def test_dciodvfy_finds_no_error(tmp_path: Path, picture: bytes) -> None:
     file = tmp_path / "capture.dcm"
     file.write_bytes(capture(picture, FIELDS))

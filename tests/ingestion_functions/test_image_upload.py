@@ -49,7 +49,9 @@ def stored(parts: Services, answer: dict[str, Any]) -> Dataset:
 
 
 def test_a_png_becomes_an_instance_of_its_patient(door: Door, parts: Services) -> None:
-    sent = fields(given="Anne", sex="F", view="PA", body_part="chest", accession="A1", acquired_at="2024-03-04T05:06:07")
+    sent = fields(
+        given="Anne", sex="F", view="PA", body_part="chest", accession="A1", acquired_at="2024-03-04T05:06:07"
+    )
     response = door(image_upload.upload, *form(png(), **sent))
     assert response.status_code == 201
     answer = body_of(response)
@@ -113,7 +115,9 @@ def bomb() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 REFUSED: list[tuple[str, bytes | None, dict[str, str], int, str]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from fhir_adapter.client import FhirClient
 from fhir_adapter.identity import resource_id
 from imaging_core.database import unit_of_work
+from imaging_core.errors import Permanent
+from imaging_core.ledger import holds
 from imaging_core.ledger import study as ledger
 from imaging_core.ledger.counts import counts
 from ingestion_functions import stow, sweep
@@ -186,3 +189,46 @@ def test_the_counts_add_up(door: Door, parts: Services) -> None:
     outcomes = ("accepted", "duplicate", "rejected", "quarantined", "held")
     assert found["deliveries"] == sum(found[name] for name in outcomes)
     json.dumps(found)
+
+
+@pytest.mark.requirement("P4", "P5")
+def test_a_person_links_a_held_study_and_it_flows_on(door: Door, parts: Services) -> None:
+    target = parts.fhir.update({"resourceType": "Patient", "id": uuid.uuid4().hex, "name": [{"family": "Chosen"}]})
+    study_uid = send(door, PatientID="")
+    register(parts, study_uid)
+    assert study_row(parts, study_uid)["hold_reason"] == "patient-id-empty"
+    with unit_of_work(parts.pool) as connection:
+        holds.resolve(connection, study_uid, "link", who="admin", subject=f"Patient/{target['id']}", reason="called")
+    register(parts, study_uid)
+    row = study_row(parts, study_uid)
+    assert (row["hold_reason"], row["subject"]) == (None, f"Patient/{target['id']}")
+    after = parts.fhir.read("Patient", target["id"])
+    assert after is not None
+    assert after["meta"]["versionId"] == target["meta"]["versionId"]
+
+
+@pytest.mark.requirement("P4")
+def test_a_rejected_study_stays_stored_and_is_never_linked(door: Door, parts: Services) -> None:
+    study_uid = send(door, PatientID="")
+    register(parts, study_uid)
+    with unit_of_work(parts.pool) as connection:
+        holds.resolve(connection, study_uid, "reject", who="admin", reason="test image")
+        assert study_uid not in {row["study_uid"] for row in holds.held(connection)}
+        decided = holds.latest(connection, study_uid)
+    assert decided is not None
+    assert (decided.action, decided.who, decided.reason) == ("reject", "admin", "test image")
+    register(parts, study_uid)
+    assert study_row(parts, study_uid)["version"] == 0
+    with unit_of_work(parts.pool) as connection:
+        states = connection.execute("SELECT state FROM ledger.delivery WHERE study_uid = %s", (study_uid,)).fetchall()
+        blob = connection.execute("SELECT blob FROM ledger.instance WHERE study_uid = %s", (study_uid,)).fetchone()
+    assert states == [("rejected",)]
+    assert blob is not None
+    assert parts.blobs.exists("images", blob[0])
+
+
+@pytest.mark.requirement("P4")
+def test_only_held_studies_are_resolved(door: Door, parts: Services) -> None:
+    study_uid = send(door)
+    with unit_of_work(parts.pool) as connection, pytest.raises(Permanent, match="not on the hold list"):
+        holds.resolve(connection, study_uid, "create", who="admin")

@@ -63,7 +63,9 @@ def test_all_stored_is_200_with_each_instance_named(parts: Services, door: Door)
 @pytest.mark.requirement("D2", "D6", "D11")
 def test_some_stored_is_202_and_the_others_have_reasons(parts: Services, door: Door) -> None:
     good = instance()
-    response = door(stow.store, *multipart(part10(good), NOT_DICOM, part10(instance(RescaleSlope="0", RescaleIntercept="0"))))
+    response = door(
+        stow.store, *multipart(part10(good), NOT_DICOM, part10(instance(RescaleSlope="0", RescaleIntercept="0")))
+    )
     assert response.status_code == 202
     assert reasons(body_of(response)) == ["C000", "C000"]
     assert deliveries(parts, sop_uid=good.SOPInstanceUID) == [("accepted", None)]
