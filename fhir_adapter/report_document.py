@@ -73,10 +73,10 @@ def render(report: Resource, result: AnalysisResult, examination: Examination, s
 
 def _patient_lines(examination: Examination, language: str) -> list[tuple[str, str]]:
     patient: Resource = examination.patient or {}
-    name: Resource = next(iter(patient.get("name") or []), {})
+    name = _first(patient.get("name"))
     parts = [*(name.get("given") or []), str(name.get("family") or "")]
     shown = str(name.get("text") or " ".join(parts).strip())
-    number = str(next(iter(patient.get("identifier") or []), {}).get("value") or "")
+    number = str(_first(patient.get("identifier")).get("value") or "")
     lines = [("patient", shown), ("born", str(patient.get("birthDate") or "")), ("number", number)]
     return [(phrase(key, language), value) for key, value in lines if value]
 
@@ -85,9 +85,9 @@ def _study_lines(
     report: Resource, result: AnalysisResult, examination: Examination, language: str
 ) -> list[tuple[str, str]]:
     study = examination.study or {}
-    code: Resource = next(iter(report["code"].get("coding") or []), {})
+    code = _first(report["code"].get("coding"))
     title = str(study.get("description") or "")
-    accession = str(next(iter(examination.accession), {}).get("value") or "")
+    accession = str(_first(examination.accession).get("value") or "")
     lines = [
         ("examination", " - ".join(part for part in (str(code.get("display") or ""), title) if part)),
         ("date", str(report.get("effectiveDateTime") or "").replace("T", " ")),
@@ -110,6 +110,10 @@ def _rows(result: AnalysisResult) -> list[tuple[str, str, str, str]]:
             )
         )
     return rows  # type: ignore[return-value]  # the first row comes from a generator of four
+
+
+def _first(elements: list[Resource] | None) -> Resource:
+    return elements[0] if elements else {}
 
 
 class _Page:
