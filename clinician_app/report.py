@@ -21,14 +21,13 @@ from clinician_app.fhir_values import (
     reference_id,
     text,
 )
-from fhir_adapter.terminology import AIAST, FINDING_STATES, OWN, SCT
+from fhir_adapter.diagnostic_report import REPORT_SYSTEM
+from fhir_adapter.terminology import AIAST, BAND_HIGH, BAND_LOW, FINDING_STATES, PROBABILITY, SCT, THRESHOLD
 from imaging_core.dicom.header import valid_uid
 
 __all__ = ["Finding", "FindingState", "Report", "ReportPath", "read_report"]
 
 FindingState = Literal["present", "absent", "indeterminate", "not-analysed", "other"]
-
-REPORT_SYSTEM = "urn:imaging:report"
 
 # R2: SNOMED CT qualifiers of a finding's presence.
 _STATES: dict[str, FindingState] = {
@@ -36,6 +35,7 @@ _STATES: dict[str, FindingState] = {
     FINDING_STATES["absent"].code: "absent",
     FINDING_STATES["indeterminate"].code: "indeterminate",
 }
+_ORDER: dict[FindingState, int] = {"present": 0, "indeterminate": 1, "not-analysed": 2, "other": 3, "absent": 4}
 _REVIEWED = ("final", "amended", "corrected", "appended")
 _MOST_FINDINGS = 200
 _LONGEST_TEXT = 20_000
@@ -125,6 +125,11 @@ class Report:
     performers: tuple[str, ...]
     accession: str = ""
     devices: tuple[str, ...] = field(default=())
+
+    @property
+    def notable_first(self) -> tuple[Finding, ...]:
+        """The findings in order of what a reader has to know first: what is there before what is not."""
+        return tuple(sorted(self.findings, key=lambda item: (_ORDER[item.state], -(item.probability or 0.0))))
 
     @property
     def not_analysed(self) -> bool:
@@ -228,10 +233,10 @@ def _value(resource: Resource) -> str:
 
 # The codes of fhir_adapter's components, and what the page calls them.
 _ROLES = {
-    (OWN, "probability"): "probability",
-    (OWN, "threshold"): "threshold",
-    (OWN, "band-low"): "band-low",
-    (OWN, "band-high"): "band-high",
+    (PROBABILITY.system, PROBABILITY.code): "probability",
+    (THRESHOLD.system, THRESHOLD.code): "threshold",
+    (BAND_LOW.system, BAND_LOW.code): "band-low",
+    (BAND_HIGH.system, BAND_HIGH.code): "band-high",
 }
 
 

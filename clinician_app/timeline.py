@@ -47,10 +47,7 @@ class Entry:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """The findings of that report, the most notable first."""
-        if not self.report:
-            return ()
-        order = {"present": 0, "indeterminate": 1, "not-analysed": 2, "other": 3, "absent": 4}
-        return tuple(sorted(self.report.findings, key=lambda item: (order[item.state], -(item.probability or 0.0))))
+        return self.report.notable_first if self.report else ()
 
 
 def timeline(

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from clinician_app.fhir_values import Identifier
 from clinician_app.patient import Age
-from clinician_app.translation import gettext, lazy_gettext, ngettext
+from clinician_app.translation import current_language, gettext, lazy_gettext, ngettext
+from fhir_adapter.wording import reason_text
 
 __all__ = ["age_words", "elapsed", "identifier_label", "modality", "part_name", "reason", "sex", "state", "status"]
 
@@ -32,25 +33,6 @@ _STATUS = {
     "appended": lazy_gettext("Appended"),
     "cancelled": lazy_gettext("Cancelled"),
     "entered-in-error": lazy_gettext("Entered in error"),
-}
-# The reasons of the model's input gate (ai_container).
-_REASON = {
-    "no-model": lazy_gettext("There is no model for this examination."),
-    "not-frontal": lazy_gettext("The image is not a frontal view."),
-    "lateral": lazy_gettext("The image is a lateral view."),
-    "age-unknown": lazy_gettext("The patient's age is not known; the model was made for adults."),
-    "child": lazy_gettext("The patient is a child; the model was made for adults."),
-    "out-of-distribution": lazy_gettext("The image does not look like those that the model was made for."),
-    "inverted": lazy_gettext("The image appears to be inverted (black and white exchanged)."),
-    "rotated": lazy_gettext("The image appears to be rotated."),
-    "poor-quality": lazy_gettext("The image quality is too poor."),
-    "wrong-body-part": lazy_gettext("The image shows another body part than the model was made for."),
-    "wrong-modality": lazy_gettext("The image was made by another modality than the model was made for."),
-    "pixels-unreadable": lazy_gettext("The pixels of the image can't be read."),
-    "decode-timeout": lazy_gettext("The pixels of the image can't be read."),
-    "decode-memory": lazy_gettext("The pixels of the image can't be read."),
-    "decode-crashed": lazy_gettext("The pixels of the image can't be read."),
-    "no-pixels": lazy_gettext("The object holds no image."),
 }
 _MODALITY = {
     "CR": lazy_gettext("Radiography"),
@@ -94,8 +76,8 @@ def status(code: str) -> str:
 
 
 def reason(code: str) -> str:
-    """Return the sentence for a reason why something was not analysed."""
-    return _word(_REASON, code)
+    """Return why something was not analysed, in the words of the reports (R3)."""
+    return reason_text(code, current_language())
 
 
 def modality(code: str) -> str:

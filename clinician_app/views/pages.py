@@ -6,7 +6,7 @@ from flask import Blueprint, abort, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from clinician_app import wording
-from clinician_app.chart import FRESH_FOR_PAGES
+from clinician_app.chart import FRESH_FOR_PAGES, Chart
 from clinician_app.examination import Examination, assemble
 from clinician_app.language import today
 from clinician_app.launch_chart import LaunchChart, open_chart
@@ -167,11 +167,20 @@ def _common(services: Services, launch: LaunchSession, opened: LaunchChart) -> d
         "thumbnail_url": lambda study, image: instance_url("images.rendered", study, image, max=_THUMBNAIL),
         "pixels_url": lambda study, image: instance_url("images.pixels", study, image),
         "heatmap_url": lambda report: url_for("images.heatmap", launch_id=launch_id, report_id=report.id),
+        "missing_parts": _missing_parts,
         "viewer_words": _viewer_words,
         "progress_words": _progress_words,
         "progress_detail": _progress_detail,
         **{name: getattr(wording, name) for name in wording.__all__},
     }
+
+
+def _missing_parts(chart: Chart) -> list[tuple[str, str]]:
+    """Return each cause for which parts are missing, with the parts in words."""
+    causes: dict[str, list[str]] = {}
+    for part, why in chart.missing.items():
+        causes.setdefault(why, []).append(wording.part_name(part))
+    return [(why, ", ".join(parts)) for why, parts in causes.items()]
 
 
 def _viewer_words() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The clinician app against real stores: PostgreSQL as imaging_page, Azurite, a FHIR server, launches that are already open."""
+"""The clinician app against real stores: PostgreSQL as imaging_page, Azurite, a FHIR server; launches already open."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from tests.clinician_app.made_up_chart import (
 )
 
 ALL_SCOPES = (
-    "launch openid fhirUser patient/Patient.rs patient/ImagingStudy.rs patient/DiagnosticReport.rs patient/Observation.rs"
+    "launch openid fhirUser"
+    " patient/Patient.rs patient/ImagingStudy.rs patient/DiagnosticReport.rs patient/Observation.rs"
 )
 MARIE, OTHER = "made-up-marie", "made-up-other"
 
@@ -44,7 +45,9 @@ MARIES_REPORT = MadeUpReport(
     (MadeUpFinding("Lung opacity", "present", 0.87),),
     conclusion="Opacity in the right lung, possible pneumonia.",
 )
-OTHERS_REPORT = MadeUpReport(OTHERS_CHEST, (MadeUpFinding("Lung opacity", "absent", 0.04),), conclusion="Nothing of the other's")
+OTHERS_REPORT = MadeUpReport(
+    OTHERS_CHEST, (MadeUpFinding("Lung opacity", "absent", 0.04),), conclusion="Nothing of the other's"
+)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Made-up patients with real images (of PyPI's `pydicom-data`): what the pipeline would have written to FHIR and Blob Storage."""
+"""Made-up patients with real images (of PyPI's `pydicom-data`), as the pipeline writes them to FHIR and Blob Storage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ import numpy as np
 from PIL import Image
 from pydicom import dcmread
 
-from fhir_adapter.terminology import AIAST, CATEGORY_IMAGING, FINDING_STATES, PROBABILITY, SCT, THRESHOLD
+from fhir_adapter.terminology import (
+    AIAST,
+    BAND_HIGH,
+    BAND_LOW,
+    CATEGORY_IMAGING,
+    FINDING_STATES,
+    PROBABILITY,
+    SCT,
+    THRESHOLD,
+)
 from imaging_core.blobs import BlobStore
 
 Resource = dict[str, Any]
@@ -107,6 +116,7 @@ class MadeUpFinding:
     probability: float | None = None
     threshold: float | None = 0.35
     reason: str = ""
+    band: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +189,8 @@ class MadeUpReport:
             return observation
         observation["valueCodeableConcept"] = FINDING_STATES[finding.state].concept()
         components = [(PROBABILITY, finding.probability), (THRESHOLD, finding.threshold)]
+        if finding.band:
+            components += [(BAND_LOW, finding.band[0]), (BAND_HIGH, finding.band[1])]
         observation["component"] = [
             {"code": code.concept(), "valueQuantity": {"value": number, "unit": "1", "code": "1"}}
             for code, number in components

@@ -11,7 +11,17 @@ from tests.clinician_app.conftest import MARIES_CHEST, MARIES_REPORT, Clinic
 def test_timeline_names_the_patient_and_lists_their_imaging(clinic: Clinic) -> None:
     page = clinic.get(clinic.launch() + "/")
     assert page.status_code == 200
-    for words in ("Dupont", "Marie Élise", "3 Apr 1958", "4711", "Female", "Chest PA", "MR shoulder", "Lung opacity", "87%"):
+    for words in (
+        "Dupont",
+        "Marie Élise",
+        "3 Apr 1958",
+        "4711",
+        "Female",
+        "Chest PA",
+        "MR shoulder",
+        "Lung opacity",
+        "87%",
+    ):
         assert words in page.text
     assert "Automated, not reviewed" in page.text
     assert "Otherson" not in page.text

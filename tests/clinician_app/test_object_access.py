@@ -1,0 +1,117 @@
+"""Every route, tried for another patient's things, without a session and with another launch's (generated from the URL map)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.clinician_app.conftest import MARIES_CHEST, MARIES_REPORT, OTHER, OTHERS_CHEST, OTHERS_REPORT, Clinic
+
+# What each route's arguments are for an object of the other patient's; a new route has to be added here, or to OPEN below.
+_OTHERS_IMAGE = {
+    "study_uid": OTHERS_CHEST.uid,
+    "series_uid": OTHERS_CHEST.series_uid,
+    "sop_uid": OTHERS_CHEST.sop_uid(),
+}
+OTHERS = {
+    "pages.start": {},
+    "pages.timeline_page": {},
+    "pages.study_page": {"study_uid": OTHERS_CHEST.uid},
+    "pages.report_page": {"report_id": OTHERS_REPORT.id},
+    "images.rendered": _OTHERS_IMAGE,
+    "images.pixels": _OTHERS_IMAGE,
+    "images.heatmap": {"report_id": OTHERS_REPORT.id},
+    "results.launch_results": {},
+    "results.results": {},
+    "smart_launch.logout": {},
+}
+OPEN = {
+    "static",
+    "health.alive",
+    "health.ready",
+    "results.openapi",
+    "smart_launch.launch",
+    "smart_launch.login",
+    "smart_launch.callback",
+    "smart_launch.restart",
+    "smart_launch.jwks",
+}
+OTHERS_WORDS = ("Otherson", "Olaf", "4712", OTHERS_CHEST.uid, "A-2002", OTHERS_REPORT.id, OTHERS_REPORT.conclusion)
+
+
+def test_every_route_has_a_rule(clinic: Clinic) -> None:
+    assert {rule.endpoint for rule in clinic.app.url_map.iter_rules()} == set(OTHERS) | OPEN
+
+
+def _addresses(clinic: Clinic, launch: str) -> Iterator[tuple[str, str, str]]:
+    with clinic.app.test_request_context():
+        adapter = clinic.app.create_url_adapter(None) or clinic.app.url_map.bind("localhost")
+        for endpoint, arguments in OTHERS.items():
+            launch_id = launch.removeprefix("/l/")
+            values = dict(arguments)
+            values["launch" if endpoint == "results.results" else "launch_id"] = launch_id
+            method = "POST" if endpoint == "smart_launch.logout" else "GET"
+            yield endpoint, method, adapter.build(endpoint, values, method=method)
+
+
+@pytest.mark.requirement("S70", "XH11", "XE8")
+def test_nothing_of_another_patient_is_shown(clinic: Clinic) -> None:
+    launch = clinic.launch()
+    for endpoint, method, address in _addresses(clinic, launch):
+        if method == "POST":
+            continue
+        answer = clinic.get(address)
+        if OTHERS[endpoint]:
+            assert answer.status_code == 404, endpoint
+        else:
+            assert answer.status_code == 200, endpoint
+        for words in OTHERS_WORDS:
+            assert words not in answer.text, (endpoint, words)
+
+
+@pytest.mark.requirement("XH11", "XB8")
+def test_nothing_is_shown_without_the_launch_s_own_cookie(clinic: Clinic) -> None:
+    others = clinic.launch(OTHER, subject="dr-other")
+    clinic.client = clinic.app.test_client()
+    clinic.launch()  # this browser has a launch, but not that one
+    for endpoint, method, address in _addresses(clinic, others):
+        answer = clinic.client.open(address, method=method, base_url="https://localhost")
+        assert answer.status_code in (401, 403), endpoint
+        for words in OTHERS_WORDS:
+            assert words not in answer.text, (endpoint, words)
+
+
+@pytest.mark.requirement("XB11")
+def test_two_launches_in_one_browser_stay_apart(clinic: Clinic) -> None:
+    maries, others = clinic.launch(), clinic.launch(OTHER)
+    assert "Otherson" in clinic.get(f"{others}/").text
+    assert "Otherson" not in clinic.get(f"{maries}/").text
+    assert clinic.get(f"{others}/reports/{OTHERS_REPORT.id}").status_code == 200
+    assert clinic.get(f"{maries}/reports/{OTHERS_REPORT.id}").status_code == 404
+    assert clinic.get(f"{others}/reports/{MARIES_REPORT.id}").status_code == 404
+
+
+@pytest.mark.requirement("S70")
+@pytest.mark.parametrize(
+    ("study", "series", "sop"),
+    [
+        (MARIES_CHEST.uid, MARIES_CHEST.series_uid, OTHERS_CHEST.sop_uid()),
+        (MARIES_CHEST.uid, OTHERS_CHEST.series_uid, OTHERS_CHEST.sop_uid()),
+        (MARIES_CHEST.uid, "..", MARIES_CHEST.sop_uid()),
+        ("..", MARIES_CHEST.series_uid, MARIES_CHEST.sop_uid()),
+        (MARIES_CHEST.uid, MARIES_CHEST.series_uid, f"..%2f{OTHERS_CHEST.sop_uid()}"),
+    ],
+)
+def test_an_image_must_be_where_fhir_says(clinic: Clinic, study: str, series: str, sop: str) -> None:
+    launch = clinic.launch()
+    for what in ("rendered", "pixels"):
+        assert clinic.get(f"{launch}/studies/{study}/series/{series}/instances/{sop}/{what}").status_code in (404, 308)
+
+
+@pytest.mark.requirement("XA9", "S51")
+def test_a_launch_without_a_patient_shows_nothing(clinic: Clinic) -> None:
+    launch = clinic.launch(None)
+    answer = clinic.get(f"{launch}/")
+    assert answer.status_code == 403
+    assert "Dupont" not in answer.text
