@@ -84,7 +84,7 @@ def published(client: FhirClient, site: Site) -> list[Resource]:
             headers,
             site,
             "create",
-            endpoint_address="https://app.example/dicomweb",
+            endpoint_address=f"https://{fresh_uid()}.example/dicomweb",
             trusted_hosts=["pacs.example"],
         )
         assert isinstance(outcome, Registered), outcome
