@@ -66,7 +66,8 @@ def callback(ehr: str) -> Response:
     except LaunchError as error:
         ticket = restart_ticket(parameters.state) if error.code == "no-cookie" else None
         response = fault_page(error, restart_ticket=ticket)
-        cookies.clear_cookie(response, cookies.binding_cookie(parameters.state))
+        if error.code not in ("launch-unknown", "no-cookie"):  # else the state is not used up, and may yet be answered
+            cookies.clear_cookie(response, cookies.binding_cookie(parameters.state))
     return response
 
 

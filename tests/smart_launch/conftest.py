@@ -29,6 +29,8 @@ from smart_launch.signing_keys import SigningKey, load_keys
 from tests.conftest import Stores
 from tests.smart_launch.browser import Browser
 from tests.smart_launch.example_app import make_app
+from tests.smart_launch.scene import Scene
+from tests.smart_launch.strict_ehr import StrictEhr
 
 EHR_FOLDER = Path(__file__).resolve().parents[2] / "infra" / "local" / "ehr"
 SCOPES = (
@@ -73,6 +75,31 @@ def owner(stores: Stores) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+@pytest.fixture
+def sessions(page_pool: ConnectionPool[Any], keyring: Keyring) -> SessionStore:
+    return SessionStore(page_pool, keyring)
+
+
+@pytest.fixture
+def ehr() -> Iterator[StrictEhr]:
+    """An EHR that behaves well until a test says otherwise."""
+    double = StrictEhr()
+    yield double
+    double.stop()
+
+
+@pytest.fixture
+def second_ehr() -> Iterator[StrictEhr]:
+    double = StrictEhr()
+    yield double
+    double.stop()
+
+
+@pytest.fixture
+def scene(ehr: StrictEhr, sessions: SessionStore) -> Scene:
+    return Scene(ehr, sessions)
+
+
 @pytest.fixture(scope="session")
 def certificates(stores: Stores) -> Certificates:
     return ensure_certificates(stores.layout)
@@ -83,7 +110,7 @@ def serving(app: Any, certificates: Certificates | None, port: int = 0) -> Itera
     """Serve an application from a thread, with TLS if there are certificates."""
     context = (str(certificates.certificate), str(certificates.key)) if certificates else None
     server = make_server("127.0.0.1", port, app, threaded=True, ssl_context=context)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield server
