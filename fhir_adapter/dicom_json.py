@@ -6,6 +6,7 @@ header is a stranger's text, and what can't be used must never stop an image (D2
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,8 @@ _LARGEST = 2_147_483_647
 
 def clean(value: object) -> str:
     """Return text without control characters (PS3.5 6.2; FHIR strings allow none) and outer blanks."""
-    return _CONTROL.sub("", str(value)).strip()
+    shown = str(value)
+    return (shown if shown.isprintable() else _CONTROL.sub("", shown)).strip()
 
 
 def text(attribute: Attribute) -> str:
@@ -76,7 +78,11 @@ def number(attribute: Attribute) -> int | None:
 
 def uid(attribute: Attribute) -> str:
     """Return the first value if it is a valid UID (PS3.5 9.1), else the empty string."""
-    value = text(attribute)
+    return _valid_uid(text(attribute))
+
+
+@functools.lru_cache(maxsize=8192)
+def _valid_uid(value: str) -> str:
     return value if len(value) <= 64 and _UID.fullmatch(value) else ""
 
 

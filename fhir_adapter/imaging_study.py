@@ -195,34 +195,23 @@ def _value(rule: Rule, context: Context, headers: Sequence[Header]) -> Any:
 
 def _distinct(sources: tuple[str, ...], headers: Sequence[Header]) -> list[tuple[tuple[Attribute, ...], int]]:
     """Return the different source attributes with the number of instances that have them; absent ones not counted."""
-    found: list[tuple[tuple[Attribute, ...], int]] = []
-    first: tuple[Attribute, ...] | None = None
-    count = 0
-    others: list[tuple[Attribute, ...]] = []
-    for header in headers:
-        raw = tuple([header.get(source) for source in sources])
-        if first is None:
-            first, count = raw, 1
-        elif raw == first:
-            count += 1
-        else:
-            others.append(raw)
-    if first is None:
-        return []
-    if not others:
-        return [(first, count)]
-    grouped: dict[str, tuple[tuple[Attribute, ...], int]] = {_canonical(first): (first, count)}
-    for raw in others:
-        key = _canonical(raw)
-        grouped[key] = (raw, grouped.get(key, (raw, 0))[1] + 1)
-    found.extend(grouped.values())
-    return found
+    columns = [[header.get(source) for header in headers] for source in sources]
+    rows: list[tuple[Attribute, ...]] = list(zip(*columns, strict=True))
+    # almost always all instances of a study say the same: that is found out at C speed
+    same = rows.count(rows[0])
+    if same == len(rows):
+        return [(rows[0], same)]
+    grouped: dict[str, tuple[tuple[Attribute, ...], int]] = {}
+    for row in rows:
+        key = _canonical(row)
+        grouped[key] = (row, grouped.get(key, (row, 0))[1] + 1)
+    return list(grouped.values())
 
 
 def _instance(context: Context, header: Header) -> Resource:
     entry: Resource = {}
     for rule in INSTANCE_RULES:
-        value = rule.convert(context, tuple([header.get(source) for source in rule.sources]))
+        value = rule.convert(context, tuple(map(header.get, rule.sources)))
         if value is not None:
             entry[rule.element] = value
     return entry
