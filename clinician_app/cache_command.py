@@ -1,4 +1,4 @@
-"""``imaging cache rebuild``: drop what the pages have cached; they read it anew from FHIR, each launch by its own right."""
+"""``imaging cache rebuild``: drop what the pages have cached; each launch reads it anew, by its own right."""
 
 from __future__ import annotations
 

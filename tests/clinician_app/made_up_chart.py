@@ -1,4 +1,4 @@
-"""Made-up patients with real images (of PyPI's `pydicom-data`), as the pipeline writes them to FHIR and Blob Storage."""
+"""Made-up patients with real images (of PyPI's `pydicom-data`), as the pipeline writes them to FHIR and blobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A FHIR server on the wire that answers what a test tells it to: other patients' resources, refusals, nothing at all."""
+"""A FHIR server on the wire that answers what a test tells it to: other patients' resources, refusals, nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def refusal(status: int) -> Answer:
 def of_resources(*resources: dict[str, Any]) -> Handler:
     """Return a handler that knows these resources, and gives a search all of the type, whoever's they are."""
 
-    def answer(path: str, _: dict[str, list[str]]) -> Answer:
+    def answer(path: str, query: dict[str, list[str]]) -> Answer:
         kind, _, name = path.partition("/")
         found = [item for item in resources if item["resourceType"] == kind]
         if name:

@@ -32,8 +32,10 @@ def cache(page_pool: Pool, owner_pool: Pool) -> ChartCache:
 @pytest.mark.requirement("XE8")
 def test_without_a_where_another_patient_still_does_not_show(cache: ChartCache) -> None:
     with cache.transaction(KEY) as connection:
-        for table in ("cache.resource", "cache.reading"):
-            rows = connection.execute(f"SELECT server, access, patient FROM {table}").fetchall()
+        for rows in (
+            connection.execute("SELECT server, access, patient FROM cache.resource").fetchall(),
+            connection.execute("SELECT server, access, patient FROM cache.reading").fetchall(),
+        ):
             assert rows == [(KEY.server, KEY.access, KEY.patient)]
         assert connection.execute("UPDATE cache.resource SET body = '{}'").rowcount == 1
         assert connection.execute("DELETE FROM cache.resource").rowcount == 1

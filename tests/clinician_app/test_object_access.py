@@ -1,4 +1,4 @@
-"""Every route, tried for another patient's things, without a session and with another launch's (generated from the URL map)."""
+"""Every route, tried for another patient's things and without the launch's session (from the URL map)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.clinician_app.conftest import MARIES_CHEST, MARIES_REPORT, OTHER, OTHERS_CHEST, OTHERS_REPORT, Clinic
 
-# What each route's arguments are for an object of the other patient's; a new route has to be added here, or to OPEN below.
+# What each route's arguments are for an object of the other patient's; a new route is added here, or to OPEN.
 _OTHERS_IMAGE = {
     "study_uid": OTHERS_CHEST.uid,
     "series_uid": OTHERS_CHEST.series_uid,
