@@ -11,8 +11,9 @@ import http.cookiejar
 import ipaddress
 import json
 import socket
-import time
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,6 +44,55 @@ class HttpFault(requests.RequestException):
 
 class AddressRefused(HttpFault):
     """The request would have gone somewhere that the registration does not name."""
+
+
+class _InnerAddress(Exception):
+    """A name leads to an address that is not contacted; not an OSError, which urllib3 would take for a broken line."""
+
+
+class _Watch(threading.local):
+    """The socket that this thread waits for: closed from outside when its request takes too long in all.
+
+    Time-outs of a socket start anew with every byte, so that a server that drips could hold a thread for ever.
+    """
+
+    expired: threading.Event | None = None
+
+    def __init__(self) -> None:
+        self._holder: list[socket.socket] = []
+
+    @contextmanager
+    def limit(self, seconds: float) -> Iterator[threading.Event]:
+        expired = self.expired = threading.Event()
+        holder = self._holder = []
+
+        def close() -> None:
+            expired.set()
+            for item in holder:
+                try:
+                    # the base class's method: on the file descriptor, past the TLS state that the other thread uses
+                    socket.socket.shutdown(item, socket.SHUT_RDWR)
+                except OSError:
+                    continue  # it is closed already
+
+        timer = threading.Timer(seconds, close)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield expired
+        finally:
+            timer.cancel()
+            self.expired = None
+
+    def hold(self, item: socket.socket) -> None:
+        if self.expired is None:
+            return
+        self._holder[:] = [item]
+        if self.expired.is_set():
+            raise TimeoutError("request takes too long")
+
+
+_watch = _Watch()
 
 
 def origin_of(url: str) -> str:
@@ -105,10 +155,10 @@ def _vet(host: str, text: str) -> None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     if address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA:
-        raise AddressRefused("host leads to an address that is never an EHR's")
+        raise _InnerAddress("host leads to an address that is never an EHR's")
     # `.test` is reserved like `.localhost` and exists in no public zone.
     if address.is_loopback and not (is_loopback_name(host) or host.endswith(".test")):
-        raise AddressRefused("host leads to this machine")
+        raise _InnerAddress("host leads to this machine")
 
 
 def _connect(connection: HTTPConnection) -> socket.socket:
@@ -122,12 +172,14 @@ def _connect(connection: HTTPConnection) -> socket.socket:
     failure: OSError = OSError("no address")
     for address in addresses:
         try:
-            return create_connection(
+            connected = create_connection(
                 (address, connection.port),
                 connection.timeout,
                 source_address=connection.source_address,
                 socket_options=connection.socket_options,
             )
+            _watch.hold(connected)
+            return connected
         except TimeoutError as error:
             raise ConnectTimeoutError(connection, "connection timed out") from error
         except OSError as error:
@@ -139,10 +191,20 @@ class _VettedHTTPConnection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         return _connect(self)
 
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3's own
+        if self.sock is not None:
+            _watch.hold(self.sock)
+        return super().getresponse()
+
 
 class _VettedHTTPSConnection(HTTPSConnection):
     def _new_conn(self) -> socket.socket:
         return _connect(self)
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3's own
+        if self.sock is not None:
+            _watch.hold(self.sock)
+        return super().getresponse()
 
 
 class _HTTPPool(HTTPConnectionPool):
@@ -156,9 +218,10 @@ class _HTTPSPool(HTTPSConnectionPool):
 class _GuardedAdapter(HTTPAdapter):
     """Transport that checks where a request goes and how much comes back."""
 
-    def __init__(self, origins: frozenset[str], max_bytes: int) -> None:
+    def __init__(self, origins: frozenset[str], max_bytes: int, total_seconds: float) -> None:
         self._origins = origins
         self._max_bytes = max_bytes
+        self._total_seconds = total_seconds
         super().__init__(pool_connections=4, pool_maxsize=16, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
@@ -176,25 +239,30 @@ class _GuardedAdapter(HTTPAdapter):
     ) -> requests.Response:
         if origin_of(request.url or "") not in self._origins:
             raise AddressRefused("host is not registered for this EHR", request=request)
-        started = time.monotonic()
-        response = super().send(request, True, timeout or (_CONNECT_S, _READ_S), verify, cert, None)
-        try:
-            response._content = self._read(response, started)
-        finally:
-            response.close()
+        with _watch.limit(self._total_seconds) as expired:
+            try:
+                response = super().send(request, True, timeout or (_CONNECT_S, _READ_S), verify, cert, None)
+            except _InnerAddress as error:
+                raise AddressRefused(str(error), request=request) from error
+            try:
+                response._content = self._read(response)
+            finally:
+                response.close()
+            if expired.is_set():  # a line that was cut looks like an answer's end where no length was named
+                raise HttpFault("answer takes too long", response=response)
         response._content_consumed = True  # type: ignore[attr-defined]  # requests' own mark for "body is in memory"
         return response
 
-    def _read(self, response: requests.Response, started: float) -> bytes:
+    def _read(self, response: requests.Response) -> bytes:
         body = bytearray()
         try:
             for chunk in response.raw.stream(_CHUNK, decode_content=True):
                 body += chunk
                 if len(body) > self._max_bytes:
                     raise HttpFault("answer is too large", response=response)
-                if time.monotonic() - started > _TOTAL_S:
-                    raise HttpFault("answer takes too long", response=response)
-        except urllib3.exceptions.HTTPError as error:
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            if isinstance(error, HttpFault):
+                raise
             raise HttpFault(f"answer broke off: {type(error).__name__}", response=response) from error
         return bytes(body)
 
@@ -210,9 +278,17 @@ class GuardedSession(requests.Session):
         Certificate authorities to trust instead of the machine's; empty: the machine's.
     max_bytes : int
         Longest answer that is read, after decompression.
+    total_seconds : float
+        Longest time for one request, from the connection to the last byte.
     """
 
-    def __init__(self, origins: Iterable[str], ca_file: str = "", max_bytes: int = 256 * KIB) -> None:
+    def __init__(
+        self,
+        origins: Iterable[str],
+        ca_file: str = "",
+        max_bytes: int = 256 * KIB,
+        total_seconds: float = _TOTAL_S,
+    ) -> None:
         super().__init__()
         self.trust_env = False
         self.verify = ca_file or True
@@ -221,7 +297,7 @@ class GuardedSession(requests.Session):
             {"User-Agent": "smart-launch", "Accept": "application/json", "Accept-Encoding": "identity"}
         )
         self.adapters.clear()
-        adapter = _GuardedAdapter(frozenset(origins), max_bytes)
+        adapter = _GuardedAdapter(frozenset(origins), max_bytes, total_seconds)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 

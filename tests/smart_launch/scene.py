@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from flask import Flask
 from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
+from werkzeug.test import Cookie, TestResponse
 
 from smart_launch import Registration, SessionStore, SmartLaunch
 from tests.smart_launch.example_app import make_app
@@ -83,6 +83,11 @@ class Scene:
         assert response.status_code == 200, response.text
         document: dict[str, Any] = response.get_json()
         return document
+
+    def cookie(self, prefix: str) -> Cookie:
+        """Return the first cookie of the browser whose name begins so."""
+        jar = self.browser._cookies or {}
+        return next(item for item in jar.values() if item.key.startswith(prefix))
 
     def launched(self) -> dict[str, Any]:
         """Launch the app; return what its first page knows."""

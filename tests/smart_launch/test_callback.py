@@ -53,7 +53,7 @@ def test_a_state_serves_once(scene: Scene) -> None:
 @pytest.mark.requirement("S33", "XB3")
 def test_a_state_serves_once_even_with_its_cookie(scene: Scene) -> None:
     answer = scene.authorized()
-    cookie = next(item for item in scene.browser._cookies.values() if item.key.startswith("__Host-state-"))
+    cookie = scene.cookie("__Host-state-")
     scene.callback(answer)
     scene.browser.set_cookie(cookie.key, cookie.value, domain="app.example", secure=True)
     refused(scene.callback(answer), "launch-used")
@@ -73,7 +73,7 @@ def test_a_state_belongs_to_one_browser(scene: Scene) -> None:
 @pytest.mark.requirement("S33", "XB2")
 def test_another_browser_s_cookie_under_the_right_name_does_not_help(scene: Scene) -> None:
     answer = scene.authorized()
-    name = next(item.key for item in scene.browser._cookies.values() if item.key.startswith("__Host-state-"))
+    name = scene.cookie("__Host-state-").key
     stranger = scene.other_browser()
     stranger.set_cookie(name, "guess", domain="app.example", secure=True)
     refused(scene.callback(answer, stranger), "launch-unknown")
