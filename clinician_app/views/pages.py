@@ -84,7 +84,7 @@ def report_page(launch_id: str, report_id: str) -> ResponseReturnValue:
 
 
 def _timeline(services: Services, launch: LaunchSession, opened: LaunchChart) -> str:
-    services.audit.record("patient-searched", launch, opened.subject, f"Patient/{opened.subject}")
+    services.audit.record("patient-searched", launch, opened.subject)
     return render_template("timeline.html", entries=opened.entries(services), **_common(services, launch, opened))
 
 

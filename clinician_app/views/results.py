@@ -65,7 +65,7 @@ def _results(launch_id: str) -> Response:
         )
         and _within(entry.when, first, last)
     ]
-    services.audit.record("patient-searched", launch, opened.subject, f"Patient/{opened.subject}")
+    services.audit.record("patient-searched", launch, opened.subject)
     shown = found[(page - 1) * _PAGE : page * _PAGE]
     return jsonify(
         patient=opened.subject,
