@@ -33,11 +33,14 @@ _IMAGE_CLASSES = frozenset(
 
 # Other regions come first: "thoracic spine" and "ribs" hold words of the chest, and are other examinations.
 _OTHER_WORDS = re.compile(
-    r"\b(?:[ctl]-?spine|spine|spinal|rachis|vertebr\w*|columna|colonne|wirbels\w*|ribs?|c[oô]tes?|sternum|clavicle|clavicule|scapula"
+    r"\b(?:[ctls]{0,2}-?spine|sacrum|coccyx|ilium|spine|spinal|rachis|vertebr\w*|columna|colonne|wirbels\w*"
+    r"|ribs?|c[oô]tes?|sternum|clavicle|clavicule|scapula"
     r"|abdomen|abdominal|abdo|asp|kub|pelvis|bassin|hips?|hanche|femur|f[ée]mur|knees?|genou\w*|leg|jambe|tibia|fibula|ankle|cheville"
     r"|foot|feet|pieds?|calcane\w*|toes?|orteils?|extremity|shoulders?|[ée]paules?|humerus|elbow|coude|forearm|arm|bras|wrist|poignet"
     r"|hands?|mains?|fingers?|doigts?|skull|cr[âa]ne|head|t[êe]te|face|facial|sinus\w*|jaw|mandible|orbits?|neck|cou|teeth|dental"
-    r"|breast|sein|heart|whole ?body|chest ?abdomen|babygram)\b",
+    r"|upper ?arm|lower ?arm|upper ?leg|lower ?leg|thigh|calf|heel|patella|radius|ulna|carpus|maxilla"
+    r"|zygoma|mastoids?|tmj|[as]c ?joints?"
+    r"|breast|sein|heart|stomach|bowel|colon|bladder|kidneys?|o?esophagus|whole ?body|chest ?abdomen|babygram)\b",
     re.IGNORECASE,
 )
 _CHEST_WORDS = re.compile(

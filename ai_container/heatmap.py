@@ -28,7 +28,7 @@ _CIVIDIS = np.array(
     np.float32,
 )
 _MAX_SIDE = 512
-_OPACITY = 0.75
+_OPACITY = 0.6
 
 
 def probability_map(patch_logits: Floats, scale: float, offset: float) -> Floats:

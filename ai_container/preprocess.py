@@ -98,11 +98,13 @@ def harmonise(display: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | N
     values = np.asarray(display, np.float32)
     if values.ndim == 3:
         values = values @ np.array([0.299, 0.587, 0.114], np.float32)
-    grid = _shrink(values)
-    counted = grid
     kept = None
     if valid is not None and not valid.all():
+        # filled first, else the padding would bleed into its neighbours
+        values = np.where(valid, values, values[valid].min() if valid.any() else np.float32(0.0))
         kept = _shrink(valid.astype(np.float32)) > 0.5
+    grid = counted = _shrink(values)
+    if kept is not None:
         counted = grid[kept] if kept.any() else grid
     low, high = np.percentile(counted, _PERCENTILES)
     if high - low < 1e-6:
