@@ -16,10 +16,15 @@ import fhirkit
 from fhir_adapter.client import Resource, etag
 from fhir_adapter.errors import FhirPermanent
 
-__all__ = ["check", "put_entry", "reference", "same"]
+__all__ = ["check", "first", "put_entry", "reference", "same"]
 
 _SERVER_META = ("versionId", "lastUpdated")
 _TOLERANCE = 5e-4
+
+
+def first(elements: list[Resource] | None) -> Resource:
+    """Return the first of a repeating element; an empty one where there is none."""
+    return elements[0] if elements else {}
 
 
 def reference(resource: Resource) -> str:

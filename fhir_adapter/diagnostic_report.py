@@ -21,7 +21,7 @@ from fhir_adapter.terminology import (
 )
 from fhir_adapter.wording import conclusion, phrase
 
-__all__ = ["OPEN_STATUSES", "REPORT_SYSTEM", "build", "is_open", "report_id", "with_document"]
+__all__ = ["OPEN_STATUSES", "REPORT_SYSTEM", "build", "is_open", "narrative", "report_id", "with_document"]
 
 REPORT_SYSTEM = "urn:imaging:report"
 """System of a report's identifier ``<study UID>/<task>/<revision>``, also the folder of its files in `results`."""
@@ -60,7 +60,7 @@ def build(
         "id": report_id(result.study_uid, result.task, revision),
         "meta": {"security": [AIAST.coding()]},
         "language": result.language,
-        "text": {"status": "generated", "div": _narrative(said, result.language)},
+        "text": {"status": "generated", "div": narrative(said, result.language)},
         "identifier": [
             {"use": "official", "system": REPORT_SYSTEM, "value": result.revision_path(revision)},
             *examination.accession,
@@ -122,6 +122,7 @@ def _is_chest(study: Resource) -> bool:
     )
 
 
-def _narrative(said: str, language: str) -> str:
+def narrative(said: str, language: str) -> str:
+    """Return a report's words as XHTML, for ``text.div``."""
     lines = "".join(f"<p>{html.escape(line, quote=False)}</p>" for line in said.split("\n"))
     return f'<div xmlns="http://www.w3.org/1999/xhtml" lang="{language}" xml:lang="{language}">{lines}</div>'

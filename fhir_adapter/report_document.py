@@ -9,6 +9,7 @@ import io
 import unicodedata
 from typing import TYPE_CHECKING, Any
 
+from fhir_adapter.bundle import first
 from fhir_adapter.client import Resource
 from fhir_adapter.examination import Examination
 from fhir_adapter.findings import AnalysisResult
@@ -73,10 +74,10 @@ def render(report: Resource, result: AnalysisResult, examination: Examination, s
 
 def _patient_lines(examination: Examination, language: str) -> list[tuple[str, str]]:
     patient: Resource = examination.patient or {}
-    name = _first(patient.get("name"))
+    name = first(patient.get("name"))
     parts = [*(name.get("given") or []), str(name.get("family") or "")]
     shown = str(name.get("text") or " ".join(parts).strip())
-    number = str(_first(patient.get("identifier")).get("value") or "")
+    number = str(first(patient.get("identifier")).get("value") or "")
     lines = [("patient", shown), ("born", str(patient.get("birthDate") or "")), ("number", number)]
     return [(phrase(key, language), value) for key, value in lines if value]
 
@@ -85,9 +86,9 @@ def _study_lines(
     report: Resource, result: AnalysisResult, examination: Examination, language: str
 ) -> list[tuple[str, str]]:
     study = examination.study or {}
-    code = _first(report["code"].get("coding"))
+    code = first(report["code"].get("coding"))
     title = str(study.get("description") or "")
-    accession = str(_first(examination.accession).get("value") or "")
+    accession = str(first(examination.accession).get("value") or "")
     lines = [
         ("examination", " - ".join(part for part in (str(code.get("display") or ""), title) if part)),
         ("date", str(report.get("effectiveDateTime") or "").replace("T", " ")),
@@ -110,10 +111,6 @@ def _rows(result: AnalysisResult) -> list[tuple[str, str, str, str]]:
             )
         )
     return rows  # type: ignore[return-value]  # the first row comes from a generator of four
-
-
-def _first(elements: list[Resource] | None) -> Resource:
-    return elements[0] if elements else {}
 
 
 class _Page:

@@ -44,6 +44,8 @@ _PHRASES: dict[str, tuple[str, str]] = {
     ),
     "about-model": ("About the model", "À propos du modèle"),
     "signed": ("Reviewed and signed by {signer}, {time}", "Relu et signé par {signer}, {time}"),
+    "rejected": ("Rejected by {signer}: {reason}", "Rejeté par {signer} : {reason}"),
+    "made-with": ("Prepared by automated analysis.", "Préparé par une analyse automatisée."),
     "device-note": (
         "Not a certified medical device. A physician must review the images.",
         "Ce n'est pas un dispositif médical certifié. Un médecin doit relire les images.",
