@@ -20,7 +20,7 @@ from fhir_adapter.dicom_time import fhir_date_time
 from fhir_adapter.terminology import ACCESSION, DCM, LATERALITY, V2_0203, WADO_RS
 from imaging_core.sites import Site
 
-__all__ = ["INSTANCE_RULES", "SERIES_RULES", "STUDY_RULES", "Context", "Rule", "retrieve_endpoint"]
+__all__ = ["INSTANCE_RULES", "SERIES_RULES", "SOURCES", "STUDY_RULES", "Context", "Rule", "retrieve_endpoint"]
 
 
 @dataclass(frozen=True)
@@ -311,3 +311,8 @@ INSTANCE_RULES: tuple[Rule, ...] = (
         "M30", "title", ("00080008", "00700080", "0040A043", "00420010"), _title, "PS3.3 C.7.6.1, C.11.10, C.17.3, C.24"
     ),
 )
+
+SOURCES: frozenset[str] = frozenset(
+    source for rule in (*STUDY_RULES, *SERIES_RULES, *INSTANCE_RULES) for source in rule.sources
+) | {"00380010", "00380014", "00100010", "00100020", "00100021", "00100024", "00100030", "00100040", "0020000E"}
+"""Every attribute that registering a study reads: the table's, admission and patient."""
