@@ -216,7 +216,10 @@ class Analyser:
         bundle = chosen or self.registry.pick(facts)
         reason, prepared, score = "no-model", None, None
         if bundle is not None:
-            reason, prepared, score = self._look(bundle, facts, data, prepare_dicom, (), timings)
+            try:
+                reason, prepared, score = self._look(bundle, facts, data, prepare_dicom, (), timings)
+            except Rejected as error:
+                reason = "no-pixels" if error.code == "no-pixels" else "pixels-unreadable"
         if bundle is not None and reason != "no-model":
             collected.bundle = collected.bundle or bundle
             collected.facts.append(facts)
@@ -243,10 +246,7 @@ class Analyser:
         if reason:
             return reason, None, None
         now = time.perf_counter()
-        try:
-            prepared = self._pool.run(prepare, data, *arguments)
-        except Rejected as error:
-            return ("no-pixels" if error.code == "no-pixels" else "pixels-unreadable"), None, None
+        prepared = self._pool.run(prepare, data, *arguments)
         timings.measure("decode", now)
         outcome = model.score(prepared, facts, timings)
         if outcome.reason:

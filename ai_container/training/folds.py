@@ -12,9 +12,10 @@ from typing import Any
 import keras  # type: ignore[import-untyped]  # has no types
 import tensorflow as tf  # type: ignore[import-untyped]  # has no types
 
-from ai_container.training.fit import Recipe, fit, make_samples
+from ai_container.training.fit import Recipe, fit
 from ai_container.training.network import build_network
 from ai_container.training.radiographs import fold_of_patients, read_radiographs
+from ai_container.training.samples import make_samples
 
 __all__ = ["FOLDS", "load_network", "start_tensorflow", "train_folds"]
 

@@ -69,5 +69,5 @@ def test_colours_rise_in_lightness_and_need_no_red_green_vision() -> None:
 
 
 def test_map_as_numbers_comes_back() -> None:
-    strength = np.arange(196, dtype=np.float32).reshape(14, 14) / 196
+    strength = np.linspace(0, 1, 196, dtype=np.float32).reshape(14, 14)
     assert np.array_equal(np.load(io.BytesIO(map_npy(strength))), strength)

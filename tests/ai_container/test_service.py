@@ -351,9 +351,9 @@ def test_preview_of_a_picture(client: FlaskClient, chest: bytes) -> None:
     out = io.BytesIO()
     Image.fromarray(render(decode(chest))).save(out, "PNG")
     picture = {"data": out.getvalue(), "content_type": "image/png"}
-    answer = ok(client.post("/v1/analyses:preview", **picture))  # type: ignore[arg-type]  # keyword table
+    answer = ok(client.post("/v1/analyses:preview", **picture))
     assert [item["reason"] for item in answer["not_analysed"]] == ["age-unknown"]
-    aged = ok(client.post("/v1/analyses:preview?age=64", **picture))  # type: ignore[arg-type]  # as above
+    aged = ok(client.post("/v1/analyses:preview?age=64", **picture))
     direct = ok(client.post("/v1/analyses:preview", data=chest, content_type="application/dicom"))
     assert aged["findings"][0]["probability"] == pytest.approx(direct["findings"][0]["probability"], abs=1e-3)
 
