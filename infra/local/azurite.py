@@ -25,14 +25,27 @@ def connection_string(credentials: Credentials, blob_port: int, queue_port: int)
 
 
 def azurite_part(layout: Layout, credentials: Credentials, node: Node, blob_port: int, queue_port: int) -> Part:
-    """Describe Azurite; its packages are installed beforehand by `node.install_packages`."""
+    """Describe Azurite.
+
+    Notes
+    -----
+    It runs with ``node/journal.cjs``, so that a killed Azurite has lost nothing that it had answered for.
+    """
     folder = install_packages(PACKAGE, node)
     data = layout.root / "azurite"
     script = folder / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"
     blob_answers = answers(f"http://127.0.0.1:{blob_port}/{ACCOUNT}", below=500)
     queue_answers = answers(f"http://127.0.0.1:{queue_port}/{ACCOUNT}", below=500)
     manifest = json.loads((script.parents[2] / "package.json").read_text("utf-8"))
-    command = [node.node, str(script), "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+    command = [
+        node.node,
+        "--require",
+        str(folder / "journal.cjs"),
+        str(script),
+        "--silent",
+        "--disableTelemetry",
+        "--skipApiVersionCheck",
+    ]
     command += ["--location", str(data), "--blobHost", "127.0.0.1", "--blobPort", str(blob_port)]
     command += ["--queueHost", "127.0.0.1", "--queuePort", str(queue_port), "--tableHost", "127.0.0.1"]
     # the table service can't be switched off; any free port serves

@@ -90,6 +90,7 @@ def install_packages(folder: Path, node: Node) -> Path:
     with _locked(target):
         if _installed(target) != wanted:
             _npm_ci(target, node)
+            (target / "node_modules").mkdir(exist_ok=True)
             (target / "node_modules" / _STAMP).write_text(wanted)
     return target
 

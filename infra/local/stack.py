@@ -203,8 +203,9 @@ def _app(ports: Ports, credentials: Credentials, certificates: Certificates, env
 
 def _gunicorn(package: str, port: int) -> tuple[str, ...]:
     command = [sys.executable, "-P", "-m", "gunicorn", f"{package}.wsgi:app", "--bind", f"127.0.0.1:{port}"]
-    if (_package_folder(package) / "gunicorn_conf.py").exists():
-        command += ["--config", f"python:{package}.gunicorn_conf"]
+    configuration = next(_package_folder(package).glob("gunicorn_conf*.py"), None)
+    if configuration is not None:
+        command += ["--config", f"python:{package}.{configuration.stem}"]
     return tuple(command)
 
 
