@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 from flask import Flask, current_app
@@ -90,7 +91,7 @@ class Services:
             smart=smart,
             cache=ChartCache(pool),
             blobs=blobs,
-            images=ImageSource(blobs, DecodePool.from_settings(settings)),
+            images=ImageSource(blobs, _decoder(settings)),
             audit=AuditTrail(pool, settings.site_name or "imaging"),
             imaging=imaging,
         )
@@ -104,6 +105,13 @@ def current_services() -> Services:
     """Return the services of the app that handles the request."""
     found: Services = current_app.extensions[_EXTENSION]
     return found
+
+
+def _decoder(settings: Settings) -> DecodePool:
+    """Open the decode children and start them in the background, so that the first doctor does not wait for them."""
+    decoder = DecodePool.from_settings(settings)
+    threading.Thread(target=decoder.warm_up, name="decode-warm-up", daemon=True).start()
+    return decoder
 
 
 def _imaging_client(settings: Settings, registrations: list[Registration]) -> FhirClient | None:
