@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import uuid
+import warnings
 from typing import Any
 
 from pydicom import Dataset, dcmread
@@ -38,10 +39,11 @@ def instance(**elements: Any) -> dict[str, Any]:
         "ViewPosition": "PA",
     } | elements
     dataset = Dataset()
-    for keyword, value in values.items():
-        if value is not None:
-            setattr(dataset, keyword, Sequence(value) if isinstance(value, list) and _of_items(value) else value)
-    return dataset.to_json_dict()
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of values that are wrong on purpose
+        for keyword, value in values.items():
+            if value is not None:
+                setattr(dataset, keyword, Sequence(value) if isinstance(value, list) and _of_items(value) else value)
+        return dataset.to_json_dict()
 
 
 def study(count: int, series: int = 2, **elements: Any) -> list[dict[str, Any]]:
