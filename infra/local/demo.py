@@ -35,7 +35,8 @@ def demo(once: bool, samples: Path | None, limit: int, data_dir: Path | None) ->
     """Start the local stack and send real images through it; Ctrl-C stops all of it."""
     settings = load_stack_settings(data_dir)
     layout = Layout.at(settings.imaging_data_dir)
-    console = Console()
+    # a log file has no width of its own, and eighty columns would fold every cell
+    console = Console(width=None if sys.stdout.isatty() else 140)
     scenario = _Scenario(console, once, samples, limit)
     started = run_foreground(layout, settings, (), console, scenario.run)
     scenario.cancelled.set()
@@ -82,7 +83,8 @@ class _Scenario:
                     break
                 result = run.send(image)
                 results.append(result)
-                self._console.print(f"{image.title}: {result.outcome} {result.finding}", highlight=False, markup=False)
+                line = f"{image.title}: {result.outcome}" + (f"; {result.finding}" if result.finding else "")
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
         finally:
             run.close()
         self._console.print(_table(results))

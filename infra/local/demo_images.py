@@ -93,6 +93,8 @@ def builtin_images() -> Iterator[DemoImage]:
         "sex": "F",
         "body_part": "CHEST",
         "view": "PA",
+        # the age at acquisition decides whether the model may look at it
+        "acquired_at": "2026-01-05T10:15:00",
     }
     yield DemoImage("chest, as PNG", "image upload", _as_png(folder / "RG1_UNCR.dcm"), fields=tuple(fields.items()))
 

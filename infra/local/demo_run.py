@@ -34,7 +34,7 @@ SELECT d.state AS outcome, coalesce(d.reason, d.hold_reason) AS reason, d.study_
 FROM ledger.delivery d
 LEFT JOIN ledger.study s ON s.study_uid = d.study_uid
 LEFT JOIN ledger.instance i ON i.sop_uid = d.sop_uid
-WHERE d.sop_uid = %s ORDER BY d.received_at DESC LIMIT 1
+WHERE d.sop_uid = %s AND d.received_at >= %s ORDER BY d.received_at DESC LIMIT 1
 """
 
 
@@ -109,6 +109,8 @@ class DemoRun:
 
     def send(self, image: DemoImage) -> Result:
         """Send one image and follow it to its end."""
+        # of an earlier run of the demo, there may be deliveries of the same image
+        since = self._ledger.execute("SELECT now() AS since").fetchone()
         started = time.monotonic()
         try:
             sop_uid, refusal = self._deliver(image)
@@ -119,7 +121,7 @@ class DemoRun:
         deadline = started + _PATIENCE_SECONDS
         row: Mapping[str, Any] | None = None
         while time.monotonic() < deadline:
-            row = self._ledger.execute(_PROGRESS, (sop_uid,)).fetchone()
+            row = self._ledger.execute(_PROGRESS, (sop_uid, since["since"] if since else None)).fetchone()
             if row is not None and (result := self._ended(image, row, started)) is not None:
                 return result
             if self._cancelled.wait(_POLL_SECONDS):
