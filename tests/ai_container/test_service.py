@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from flask import Flask
@@ -14,6 +22,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 from werkzeug.test import TestResponse
 
+import ai_container
 from ai_container.app import Parts, create_app
 from fhir_adapter.client import FhirClient
 from fhir_adapter.identity import IMAGING_STUDY, report_role, resource_id
@@ -395,3 +404,38 @@ def test_many_at_once_answer_as_one_by_one(app: Flask, token: str, chest: bytes)
     for thread in threads:
         thread.join()
     assert found == [alone] * 6
+
+
+def test_gunicorn_serves_it(settings: Settings, token: str, chest: bytes) -> None:
+    """The entry point as the local stack and the container start it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "FHIR_BASE_URL": settings.fhir_base_url,
+        "FHIR_AUTH": "bearer",
+        "FHIR_TOKEN": settings.fhir_token.get_secret_value(),
+        "STORAGE_CONNECTION_STRING": settings.storage_connection_string.get_secret_value(),
+        "AI_TOKEN": token,
+    }
+    config = Path(ai_container.__file__).with_name("gunicorn_config.py")
+    command = [sys.executable, "-P", "-m", "gunicorn", "ai_container.wsgi:app", "-c", str(config)]
+    with subprocess.Popen([*command, "--bind", f"127.0.0.1:{port}"], env=environment) as server:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+                for _ in range(600):
+                    with contextlib.suppress(httpx.TransportError):
+                        if http.get("/readyz").status_code == 200:
+                            break
+                    time.sleep(0.1)
+                response = http.post(
+                    "/v1/analyses:preview",
+                    content=chest,
+                    headers={"Authorization": f"Bearer {token}", "Content-Type": "application/dicom"},
+                )
+                assert response.status_code == 200, response.text
+                assert response.json()["findings"][0]["code"] == CODE
+        finally:
+            server.terminate()
+        assert server.wait(30) == 0
