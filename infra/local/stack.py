@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from imaging_core import __version__
 from imaging_core.errors import Permanent
-from imaging_core.settings import Settings, load_settings
+from imaging_core.settings import LOCAL_SETTINGS, Settings, load_settings
 from infra.local.azurite import PACKAGE as AZURITE_PACKAGE
 from infra.local.azurite import azurite_part, connection_string
 from infra.local.ca import Certificates, ensure_certificates
@@ -79,6 +80,7 @@ def build(layout: Layout, ports: Ports, only: Collection[str] = ()) -> Stack:
     settings = load_settings()
     _write_registrations(layout, ports, settings, certificates)
     environment = _shared_environment(layout, ports, credentials, settings, chosen)
+    _write_operator_settings(layout, _with_database(environment, ports, credentials, "imaging_worker"))
     node = find_node() if {"blob", "ehr"} & set(chosen) else None
     makers: dict[str, Callable[[], Part]] = {
         "postgres": lambda: postgres_part(layout, credentials, ports.postgres),
@@ -135,6 +137,13 @@ def _shared_environment(
 
 def _with_database(environment: Mapping[str, str], ports: Ports, credentials: Credentials, role: str) -> dict[str, str]:
     return {**environment, "DATABASE_AUTH": "password", "DATABASE_URL": database_url(credentials, ports.postgres, role)}
+
+
+def _write_operator_settings(layout: Layout, environment: Mapping[str, str]) -> None:
+    """Write what commands such as ``imaging send`` and ``imaging intake check`` read where nothing else is set."""
+    known = Settings.model_fields
+    lines = [f"{name.lower()} = {json.dumps(value)}\n" for name, value in environment.items() if name.lower() in known]
+    write_private(layout.root / LOCAL_SETTINGS, "".join(lines).encode())
 
 
 def _ingestion(layout: Layout, ports: Ports, credentials: Credentials, environment: Mapping[str, str]) -> Part:
