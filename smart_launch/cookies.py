@@ -8,13 +8,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 
 from flask import Request, Response
 
-__all__ = ["binding_cookie", "clear_cookie", "pending_cookies", "session_cookie", "session_ids", "set_cookie"]
+__all__ = [
+    "binding_cookie",
+    "clear_cookie",
+    "is_launch_id",
+    "pending_cookies",
+    "session_cookie",
+    "session_ids",
+    "set_cookie",
+]
 
 _SESSION = "__Host-launch-"
 _BINDING = "__Host-state-"
+_LAUNCH_ID = re.compile(r"[A-Za-z0-9_-]{22}")
+
+
+def is_launch_id(text: str) -> bool:
+    """Say whether a text has the form of a launch id; nothing else is ever looked up."""
+    return _LAUNCH_ID.fullmatch(text) is not None
 
 
 def session_cookie(launch_id: str) -> str:
@@ -42,7 +57,11 @@ def clear_cookie(response: Response, name: str) -> None:
 
 def session_ids(request: Request) -> dict[str, str]:
     """Return session ids by launch id, as the browser has sent them."""
-    return {name[len(_SESSION) :]: value for name, value in request.cookies.items() if name.startswith(_SESSION)}
+    return {
+        name[len(_SESSION) :]: value
+        for name, value in request.cookies.items()
+        if name.startswith(_SESSION) and is_launch_id(name[len(_SESSION) :])
+    }
 
 
 def pending_cookies(request: Request) -> list[str]:

@@ -42,7 +42,11 @@ _WORDS = {
 
 def language() -> str:
     """Return the language of the page, `en` or `fr`, as the browser prefers."""
-    return request.accept_languages.best_match(_LANGUAGES) or "en"
+    for tag, _ in request.accept_languages:  # by quality; `fr-CA` asks for French
+        primary = tag.partition("-")[0].lower()
+        if primary in _LANGUAGES:
+            return primary
+    return _LANGUAGES[0]
 
 
 def reference() -> str:

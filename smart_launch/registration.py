@@ -105,6 +105,8 @@ class Registration:
         for label, url in (("iss", self.iss), ("fhir_base", self.fhir_base), ("issuer", self.issuer)):
             if url:
                 self._check_url(label, url)
+        for host in self.hosts:
+            self._check_url("hosts", f"https://{host}")
         for ancestor in self.frame_ancestors:
             self._check_url("frame_ancestors", ancestor)
             if urlsplit(ancestor).path not in ("", "/") or ";" in ancestor or "," in ancestor or "*" in ancestor:

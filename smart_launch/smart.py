@@ -107,7 +107,8 @@ class SmartLaunch:
         """
         launch = self._loaded().get(launch_id)
         if launch is None:
-            registration = self._by_name.get(self.sessions.ehr_of(launch_id) or "")
+            known = self.sessions.ehr_of(launch_id) if cookies.is_launch_id(launch_id) else None
+            registration = self._by_name.get(known or "")
             if registration is not None:
                 security_headers.allow_frames_of(registration)
             raise LaunchError("launch-ended", "no running launch of this browser")

@@ -350,9 +350,12 @@ def half_hash(text: str, algorithm: str = "sha256") -> str:
 
 
 def raw_answer(
-    body: bytes | str, status: int = 200, content_type: str = "application/json", **headers: str
+    body: bytes | str,
+    status: int = 200,
+    content_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    return Response(body, status, {"Content-Type": content_type, **headers})
+    return Response(body, status, {"Content-Type": content_type, **(headers or {})})
 
 
 def json_answer(document: Any, status: int = 200) -> Response:
