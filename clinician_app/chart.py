@@ -14,6 +14,7 @@ from typing import Literal
 from clinician_app.cache import CachedPart, ChartCache
 from clinician_app.compartment import of_patient
 from clinician_app.fhir_values import Resource, text
+from clinician_app.outages import Outages
 from clinician_app.patient import PatientIdentity, read_patient
 from clinician_app.report import Report, read_report
 from clinician_app.sources import MOST, ChartSource, SourceAway, SourceRefused
@@ -102,6 +103,7 @@ def read_chart(
     cache: ChartCache,
     fresh_for: timedelta,
     *,
+    outages: Outages,
     systems: Sequence[str] = (),
     parts: Sequence[Part] = PARTS,
 ) -> Chart:
@@ -115,12 +117,14 @@ def read_chart(
         Asked first, and filled.
     fresh_for : timedelta
         How old an answer may be before FHIR is asked again.
+    outages : Outages
+        Services that are not asked for a moment.
     systems : sequence of str
         Identifier systems to prefer in the banner.
     parts : sequence of Part
         Which parts; those left out are empty.
     """
-    reading = _Reading(source, cache, fresh_for)
+    reading = _Reading(source, cache, fresh_for, outages)
     found = {part.name: reading.resources(part) for part in parts}
     observations = {text(item.get("id"), 64): item for item in found.get("findings", [])}
     people = found.get("patient", [])
@@ -139,13 +143,14 @@ def read_chart(
 class _Reading:
     """One pass over the parts; remembers what it met."""
 
-    def __init__(self, source: ChartSource, cache: ChartCache, fresh_for: timedelta) -> None:
+    def __init__(self, source: ChartSource, cache: ChartCache, fresh_for: timedelta, outages: Outages) -> None:
         self._source = source
         self._cache = cache
         self._now = datetime.now(UTC)
         self._fresh_for = fresh_for
         self._cached = cache.load(source.key)
-        self._away = False
+        self._outages = outages
+        self._away = outages.away(source.base)
         self.oldest = self._now
         self.stale = False
         self.incomplete = False
@@ -169,6 +174,8 @@ class _Reading:
             return []
         except SourceAway as error:
             self._away = True  # one time-out is enough for a page
+            if error.no_answer:
+                self._outages.no_answer(self._source.base)
             get_logger(__name__).warning("fhir-away", part=part.name, error=type(error.__cause__).__name__)
             return self._without_service(part, cached)
         kept = self._checked(part, answer, self._now)

@@ -50,18 +50,20 @@ def open_chart(services: Services, launch: LaunchSession, fresh_for: timedelta) 
     ehr = LaunchSource(launch, services.smart.fhir(launch))
     systems = launch.ehr.patient_identifier_systems
     if launch.ehr.imaging_fhir == "same":
-        chart = read_chart(ehr, services.cache, fresh_for, systems=systems)
+        chart = read_chart(ehr, services.cache, fresh_for, outages=services.outages, systems=systems)
         return LaunchChart(chart, ehr.key, ehr.base, ehr.patient)
     client = services.imaging_client()
-    person = read_chart(ehr, services.cache, fresh_for, systems=systems, parts=_PATIENT)
+    person = read_chart(ehr, services.cache, fresh_for, outages=services.outages, systems=systems, parts=_PATIENT)
     try:
-        matched = matched_patient(client, person.patient_resource, systems, services.cache, ehr.key, fresh_for)
+        matched = matched_patient(
+            client, person.patient_resource, systems, services.cache, ehr.key, fresh_for, services.outages
+        )
     except SourceAway:
         away: dict[str, Missing] = {part.name: "away" for part in _IMAGING}
         without = replace(person, missing={**person.missing, **away})
         return LaunchChart(without, ehr.key, ehr.base, ehr.patient)
     imaging = ImagingServiceSource(client, matched)
-    chart = read_chart(imaging, services.cache, fresh_for, parts=_IMAGING)
+    chart = read_chart(imaging, services.cache, fresh_for, outages=services.outages, parts=_IMAGING)
     joined = replace(
         chart,
         patient=person.patient,

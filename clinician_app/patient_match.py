@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from clinician_app.cache import CacheKey, ChartCache
 from clinician_app.fhir_values import Identifier, Resource, identifiers, text
+from clinician_app.outages import Outages
 from clinician_app.sources import SourceAway
 from fhir_adapter.client import FhirClient
 from fhir_adapter.errors import FhirRetryable
@@ -35,6 +36,7 @@ def matched_patient(
     cache: ChartCache,
     key: CacheKey,
     fresh_for: timedelta,
+    outages: Outages,
 ) -> str:
     """Return the id of the launch's patient at the imaging service.
 
@@ -52,6 +54,8 @@ def matched_patient(
         That right.
     fresh_for : timedelta
         How old a kept answer may be.
+    outages : Outages
+        Services that are not asked for a moment.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def matched_patient(
         raise NoMatch
     kept = cache.load(key).get(_PART)
     now = datetime.now(UTC)
-    if kept and now - kept.read_at < fresh_for:
+    if kept and (now - kept.read_at < fresh_for or outages.away(client.base_url)):
         return _only(kept.resources, wanted)
     try:
         found = [
@@ -75,6 +79,8 @@ def matched_patient(
             )
         ]
     except FhirRetryable as error:
+        if error.status == 0:
+            outages.no_answer(client.base_url)
         if kept:
             return _only(kept.resources, wanted)
         raise SourceAway(str(error)) from error

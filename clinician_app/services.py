@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flask import Flask, current_app
 
 from clinician_app.audit import AuditTrail
 from clinician_app.cache import ChartCache
 from clinician_app.images import ImageSource
+from clinician_app.outages import Outages
 from fhir_adapter.client import FhirClient, client_from_settings
 from imaging_core.blobs import BlobStore
 from imaging_core.database import Pool, open_pool
@@ -48,6 +49,7 @@ class Services:
     images: ImageSource
     audit: AuditTrail
     imaging: FhirClient | None
+    outages: Outages = field(default_factory=Outages)
 
     def imaging_client(self) -> FhirClient:
         """Return the client of the imaging service.

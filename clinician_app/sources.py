@@ -25,7 +25,19 @@ MOST = 2_000
 
 
 class SourceAway(Exception):
-    """The FHIR service can't be reached, is busy, or fails."""
+    """The FHIR service can't be reached, is busy, or fails.
+
+    Parameters
+    ----------
+    detail : str
+        For the log, without PHI.
+    no_answer : bool
+        It did not answer at all.
+    """
+
+    def __init__(self, detail: str, no_answer: bool = False) -> None:
+        super().__init__(detail)
+        self.no_answer = no_answer
 
 
 class SourceRefused(Exception):
@@ -142,7 +154,7 @@ def _launch_failures() -> Iterator[None]:
         if error.code == "fhir-denied":
             raise SourceRefused(str(error)) from error
         if error.code in ("fhir-unreachable", "fhir-missing", "ehr-busy", "ehr-unreachable"):
-            raise SourceAway(str(error)) from error
+            raise SourceAway(str(error), error.status == 0) from error
         raise
 
 
@@ -196,6 +208,6 @@ def _service_failures() -> Iterator[None]:
     try:
         yield
     except FhirRetryable as error:
-        raise SourceAway(str(error)) from error
+        raise SourceAway(str(error), error.status == 0) from error
     except FhirPermanent as error:
         raise SourceRefused(str(error)) from error

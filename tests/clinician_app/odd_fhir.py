@@ -17,7 +17,7 @@ Handler = Callable[[str, dict[str, list[str]]], Answer]
 class OddFhir:
     """The server; `answer` may be replaced at any time."""
 
-    def __init__(self, answer: Handler) -> None:
+    def __init__(self, answer: Handler, port: int = 0) -> None:
         self.answer = answer
         self.asked: list[str] = []
         outer = self
@@ -37,7 +37,7 @@ class OddFhir:
             def log_message(self, *_: object) -> None:
                 return
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Request)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Request)
         self.base = f"http://127.0.0.1:{self._server.server_port}/fhir"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -77,6 +77,16 @@ def of_resources(*resources: dict[str, Any]) -> Handler:
 def running(answer: Handler) -> Iterator[OddFhir]:
     """Run a server for the time of a block."""
     server = OddFhir(answer)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def running_at(base: str, answer: Handler) -> Iterator[OddFhir]:
+    """Run a server at the address of one that was stopped."""
+    server = OddFhir(answer, urlsplit(base).port or 0)
     try:
         yield server
     finally:

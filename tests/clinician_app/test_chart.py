@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from clinician_app.outages import Outages
 from imaging_core.database import Pool
 from tests.clinician_app.conftest import (
     MARIE,
@@ -19,7 +21,7 @@ from tests.clinician_app.conftest import (
     registration,
 )
 from tests.clinician_app.made_up_chart import patient
-from tests.clinician_app.odd_fhir import OddFhir, of_resources, refusal, running
+from tests.clinician_app.odd_fhir import OddFhir, of_resources, refusal, running, running_at
 
 PERSON = patient(MARIE, "Dupont", ["Marie"], "1958-04-03", "female", "4711")
 EVERYTHING = (
@@ -226,3 +228,19 @@ def test_logs_hold_nothing_of_the_patient(
         "dr-lefevre",
     ):
         assert words not in told
+
+
+@pytest.mark.requirement("S69")
+def test_a_server_that_does_not_answer_is_left_alone_for_a_moment(make_clinic: Callable[..., Clinic]) -> None:
+    now = [0.0]
+    with running(of_resources(*EVERYTHING)) as server:
+        clinic = make_clinic(registration(server.base))
+    clinic.services = dataclasses.replace(clinic.services, outages=Outages(10.0, lambda: now[0]))
+    clinic.services.attach(clinic.app)
+    launch = clinic.launch()
+    assert "read at the moment" in clinic.get(f"{launch}/").text
+    with running_at(server.base, of_resources(*EVERYTHING)) as again:
+        assert "read at the moment" in clinic.get(f"{launch}/").text
+        assert again.asked == []
+        now[0] = 11.0
+        assert "Chest PA" in clinic.get(f"{launch}/").text

@@ -231,7 +231,8 @@ def test_everything_that_can_be_pressed_has_a_name(visit: Callable[..., Page]) -
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, a[href], input, summary, img, [role=img], canvas')]
           .filter((item) => item.type !== 'hidden' && !(item.getAttribute('aria-label') || item.alt
-            || item.textContent.trim() || item.labels?.length || item.querySelector('img[alt]'))).map((item) => item.outerHTML)"""
+            || item.textContent.trim() || item.labels?.length || item.querySelector("img[alt]")))
+          .map((item) => item.outerHTML)"""
     )
     assert nameless == []
     headings = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map((item) => Number(item.tagName[1]))")
