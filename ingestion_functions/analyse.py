@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx
 
+from fhir_adapter.identity import IMAGING_STUDY, resource_id
 from imaging_core import telemetry
 from imaging_core.database import unit_of_work
 from imaging_core.errors import ImagingError, Permanent, Retryable
 from imaging_core.ledger import study as ledger
 from imaging_core.queues import ANALYSES
+from ingestion_functions import audit
 from ingestion_functions.services import Services, ai_headers
 from ingestion_functions.steps import failed, hint
 
@@ -33,7 +35,10 @@ def analyse(parts: Services, study_uid: str) -> None:
         images = [item for item in instances if item["registered"] and not item["own"]]
         try:
             answer = _ask(parts, study_uid, images) if images else _nothing(study_uid)
-            ledger.mark_analysed(connection, study_uid, row.version, [_analysis(answer)])
+            analysis = _analysis(answer)
+            ledger.mark_analysed(connection, study_uid, row.version, [analysis])
+            what = analysis["report"] or f"ImagingStudy/{resource_id(study_uid, IMAGING_STUDY)}"
+            audit.note(connection, "ai-run", client=analysis["model"] or "ai", what=what, patient=row.subject)
             again = len(images) < sum(not item["own"] for item in instances)
         except ImagingError as error:
             delay = failed(connection, row, error)

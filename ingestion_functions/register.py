@@ -15,6 +15,7 @@ from imaging_core.errors import ImagingError, Permanent
 from imaging_core.ledger import holds
 from imaging_core.ledger import study as ledger
 from imaging_core.queues import ANALYSES, STUDIES
+from ingestion_functions import audit
 from ingestion_functions.services import Services
 from ingestion_functions.steps import failed, hint
 
@@ -37,7 +38,7 @@ def register(parts: Services, study_uid: str) -> None:
         instances = ledger.instances(connection, study_uid)
         if row.hold_reason or not all(item["registered"] for item in instances):
             try:
-                analyse = _register(parts, connection, row.site, study_uid, instances)
+                analyse = _register(parts, connection, row.site, study_uid, instances, row.hold_reason is not None)
             except ImagingError as error:
                 delay = failed(connection, row, error)
         else:
@@ -56,7 +57,12 @@ def register(parts: Services, study_uid: str) -> None:
 
 
 def _register(
-    parts: Services, connection: psycopg.Connection[Any], site: str, study_uid: str, instances: list[Any]
+    parts: Services,
+    connection: psycopg.Connection[Any],
+    site: str,
+    study_uid: str,
+    instances: list[Any],
+    held: bool,
 ) -> bool:
     settings = parts.settings
 
@@ -83,5 +89,10 @@ def _register(
         log.info("held", code=result.reason, study=uid)
         return False
     version = ledger.mark_registered(connection, study_uid, [item["sop_uid"] for item in instances], result.subject)
+    study = f"ImagingStudy/{result.imaging_study_id}"
+    for client in sorted({item["client"] for item in instances if not item["registered"]}):
+        audit.note(connection, "image-received", client=client, what=study, patient=result.subject)
+    if decided is not None and held:
+        audit.note(connection, "hold-resolved", client="imaging", what=study, patient=result.subject, user=decided.who)
     log.info("registered", study=uid, version=version, written=len(result.written))
     return True

@@ -60,8 +60,9 @@ def _measure(stack: Stack, images: Sequence[DemoImage], first_start: float, seco
     lines = [
         "## Upload to readable preliminary report",
         "",
-        f"{IMAGES} adult chest radiographs (512 px JPEG wrapped as DICOM), one after the other by STOW-RS, after {WARM_UP}",
-        "to warm up; the clock stops when `GET DiagnosticReport` answers 200. The burst is sent by 4 clients at once.",
+        f"{IMAGES} adult chest radiographs (512 px JPEG wrapped as DICOM), one after the other by STOW-RS,",
+        f"after {WARM_UP} to warm up; the clock stops when `GET DiagnosticReport` answers 200.",
+        "The burst is sent by 4 clients at once.",
         "",
         "| figure | value |",
         "|---|---|",

@@ -13,11 +13,11 @@ import pytest
 from fhir_adapter.client import FhirClient
 from fhir_adapter.identity import resource_id
 from imaging_core.database import unit_of_work
-from imaging_core.errors import Permanent
+from imaging_core.errors import ImagingError, Permanent
 from imaging_core.ledger import holds
 from imaging_core.ledger import study as ledger
 from imaging_core.ledger.counts import counts
-from ingestion_functions import stow, sweep
+from ingestion_functions import audit, stow, sweep
 from ingestion_functions.analyse import analyse
 from ingestion_functions.register import register
 from ingestion_functions.services import Services
@@ -179,6 +179,26 @@ def test_the_sweep_finds_what_lost_its_hint(door: Door, parts: Services, monkeyp
     sweep.sweep()
     assert ("studies", study_uid) not in hinted
     assert ("analyses", study_uid) in hinted
+
+
+@pytest.mark.requirement("A1", "A2")
+def test_the_acts_are_audited_and_delivered_once(
+    door: Door, parts: Services, ai: Ai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_uid = send(door)
+    register(parts, study_uid)
+    analyse(parts, study_uid)
+    with FhirClient("http://127.0.0.1:9/fhir", timeout=1) as away, pytest.raises(ImagingError):
+        audit.deliver(replace(parts, fhir=away))
+    assert audit.deliver(parts) >= 2
+    assert audit.deliver(parts) == 0
+    study = f"ImagingStudy/{resource_id(study_uid, 'imaging-study')}"
+    found = [
+        event["outcomeDesc"]
+        for event in parts.fhir.search("AuditEvent", {"_count": "200"})
+        if any(entity["what"].get("reference") == study for entity in event["entity"])
+    ]
+    assert sorted(found) == ["Image received", "Study analysed by a model"]
 
 
 def test_the_counts_add_up(door: Door, parts: Services) -> None:
