@@ -96,6 +96,10 @@ def test_message_that_is_not_base64_is_poison(host: Host) -> None:
     eventually(lambda: any("message moved" in line["event"] and line["tries"] == 1 for line in host.log_lines()))
 
 
+def test_warm_up_runs_once_before_the_first_request(host: Host) -> None:
+    assert len(host.seen("warmup")) == 1
+
+
 def test_timer_runs_on_startup_and_by_its_schedule(host: Host) -> None:
     assert len(eventually(lambda: len(host.seen("timer")) >= 2 and host.seen("timer"))) >= 2
 

@@ -19,13 +19,14 @@ from infra.local.functions_host.blob_events import BlobEvents
 from infra.local.functions_host.connections import Connections
 from infra.local.functions_host.host_json import HostOptions, read_host_json
 from infra.local.functions_host.http_frontend import HttpFrontend
+from infra.local.functions_host.messages import TypedData
 from infra.local.functions_host.outputs import OutputWriter
 from infra.local.functions_host.queue_listener import QueueListener
 from infra.local.functions_host.routes import routes
 from infra.local.functions_host.state import HostState
 from infra.local.functions_host.timer import Timer
 from infra.local.functions_host.waiting import any_event
-from infra.local.functions_host.worker import Function, Worker
+from infra.local.functions_host.worker import Function, InvocationFailed, Worker, new_traceparent
 
 __all__ = ["HostArguments", "serve"]
 
@@ -123,6 +124,8 @@ async def _run(
             others.append(BlobEvents(function, worker, connections, outputs, options.blobs, state, wake_queues))
         elif kind == "timerTrigger":
             others.append(Timer(function, worker, outputs, state, wake_queues))
+        elif kind == "warmupTrigger":
+            await _warm_up(function, worker)
         elif kind != "httpTrigger":
             raise Permanent("bad-setting", f"{function.name}: no {kind} on this host")
     table = routes(functions, options.route_prefix)
@@ -150,6 +153,12 @@ async def _run(
     _log.info("host stopped", unfinished=len(late))
     for task in done:
         task.result()
+
+
+async def _warm_up(function: Function, worker: Worker) -> None:
+    # as on Azure: before the first request, and a failure keeps nobody from being served
+    with contextlib.suppress(InvocationFailed):
+        await worker.invoke(function, TypedData(json="{}"), {}, new_traceparent())
 
 
 def _bind(host: str, port: int) -> socket.socket:

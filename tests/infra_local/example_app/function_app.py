@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import azure.functions as func
+from azure.functions.warmup import WarmUpContext
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 
@@ -91,3 +92,8 @@ def dropped(blob: func.InputStream) -> None:
     saw("blob", name=blob.name, size=len(data), length=blob.length, metadata=blob.metadata)
     if data == b"poison":
         raise RuntimeError("never works")
+
+
+@app.warm_up_trigger(arg_name="warm")
+def warm_up(warm: WarmUpContext) -> None:
+    saw("warmup")
