@@ -31,8 +31,8 @@ class ResultFile:
         SOP Instance UIDs; '' where there is none.
     not_analysed : tuple of (str, str)
         SOP Instance UID and reason code.
-    not_assessed : tuple of str
-        What the model does not look for.
+    not_assessed : tuple of dict
+        What the model does not look for, by language.
     analysed : tuple of str
         SOP Instance UIDs.
     """
@@ -44,9 +44,13 @@ class ResultFile:
     heatmap_image: str
     heatmap_name: str
     not_analysed: tuple[tuple[str, str], ...]
-    not_assessed: tuple[str, ...]
+    not_assessed: tuple[dict[str, str], ...]
     analysed: tuple[str, ...]
     probabilities: tuple[tuple[str, float], ...]
+
+    def not_assessed_in(self, language: str) -> list[str]:
+        """Return what the model does not look for, in `language` (English where there are no such words)."""
+        return [words for item in self.not_assessed if (words := item.get(language) or item.get("en", ""))]
 
 
 def load_result_file(blobs: BlobStore, path: ReportPath) -> ResultFile | None:
@@ -70,7 +74,6 @@ def parse_result_file(content: Resource) -> ResultFile:
     """Parse the JSON; members of another shape than the contract's read as absent."""
     model, heatmap = (_object(content.get(name)) for name in ("model", "heatmap"))
     instances = list(objects(content.get("instances")))[:_MOST]
-    names = content.get("not_assessed")
     return ResultFile(
         model_name=text(model.get("name"), 100),
         model_version=text(model.get("version"), 100),
@@ -81,9 +84,10 @@ def parse_result_file(content: Resource) -> ResultFile:
         not_analysed=tuple(
             (_uid(item.get("sop_uid")), text(item.get("reason"), 200)) for item in objects(content.get("not_analysed"))
         )[:_MOST],
-        not_assessed=tuple(filter(None, (text(name, 200) for name in names)))[:_MOST]
-        if isinstance(names, list)
-        else (),
+        not_assessed=tuple(
+            {language: text(words, 200) for language, words in item.items()}
+            for item in objects(content.get("not_assessed"))
+        )[:_MOST],
         analysed=tuple(filter(None, (_uid(item.get("sop_uid")) for item in instances if item.get("analysed") is True))),
         probabilities=tuple(
             (_uid(item.get("sop_uid")), number)

@@ -10,9 +10,9 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydicom import dcmread
 
+from ai_container.heatmap import overlay_png
 from fhir_adapter.terminology import (
     AIAST,
     BAND_HIGH,
@@ -214,12 +214,10 @@ class MadeUpReport:
                 for item in self.findings
             ],
             "not_assessed": [
-                "pneumothorax",
-                "nodules and masses",
-                "effusion",
-                "fractures",
-                "lines and tubes",
-                "heart size",
+                {"en": "pneumothorax", "fr": "pneumothorax"},
+                {"en": "nodules and masses", "fr": "nodules et masses"},
+                {"en": "fractures", "fr": "fractures"},
+                {"en": "lines and tubes", "fr": "cathéters et sondes"},
             ],
             "key_image": sop,
             **self.result,
@@ -235,18 +233,11 @@ def real_file(name: str) -> bytes:
     return resources.files("data_store").joinpath("data", name).read_bytes()
 
 
-def heatmap_png(center: tuple[float, float], columns: int = 276, rows: int = 293) -> bytes:
-    """Return a heatmap as the AI container makes them: RGBA, transparent where nothing speaks for the finding."""
-    y, x = np.mgrid[0:rows, 0:columns]
-    heat = np.exp(-(((x / columns - center[0]) / 0.13) ** 2 + ((y / rows - center[1]) / 0.15) ** 2))
-    heat += 0.35 * np.exp(-(((x / columns - 0.68) / 0.1) ** 2 + ((y / rows - 0.5) / 0.12) ** 2))
-    heat = np.clip(heat, 0, 1)
-    colour = np.stack(
-        [np.clip(3 * heat, 0, 1), np.clip(3 * heat - 0.9, 0, 1) * 0.85, np.clip(3 * heat - 2.4, 0, 1), heat**0.7], -1
-    )
-    out = io.BytesIO()
-    Image.fromarray((colour * 255).astype(np.uint8), "RGBA").save(out, "PNG")
-    return out.getvalue()
+def heatmap_png(center: tuple[float, float], columns: int = 1841, rows: int = 1955) -> bytes:
+    """Return a heatmap as the AI container draws them, warmest at `center` (parts of width and height)."""
+    y, x = (np.mgrid[0:14, 0:14] + 0.5) / 14
+    heat = np.exp(-(((x - center[0]) / 0.13) ** 2 + ((y - center[1]) / 0.15) ** 2))
+    return overlay_png(heat.astype(np.float32), rows, columns)
 
 
 def patient(name: str, family: str, given: Iterable[str], birth_date: str, gender: str, number: str) -> Resource:

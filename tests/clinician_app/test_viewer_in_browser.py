@@ -135,7 +135,7 @@ def test_the_heatmap_can_be_hidden_and_faded(visit: Callable[..., Page]) -> None
     _settled(page)
 
     def colourful() -> int:
-        red, _, blue, _ = _pixel(page, 0.42, 0.62)
+        red, _, blue, _ = _pixel(page, 0.42, 0.6)
         return red - blue
 
     full = colourful()
