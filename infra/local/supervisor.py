@@ -121,7 +121,7 @@ class Supervisor:
             detail = self._start(part)
             if not detail:
                 was_ready = True
-                self._set(part, "ready")
+                self._set(part, "ready", f"after {time.monotonic() - started:.1f} s")
                 self._ready[part.name].set()
                 detail = f"ended with {self._running[part.name].wait()}"
                 self._ready[part.name].clear()
