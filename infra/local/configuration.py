@@ -28,6 +28,7 @@ class StackSettings(BaseSettings):
     ai_port: int = Field(8501, ge=0, le=65535, description="AI container")
     app_port: int = Field(5443, ge=0, le=65535, description="Clinician app")
     ehr_port: int = Field(9443, ge=0, le=65535, description="Sandbox EHR")
+    app_workers: int = Field(1, ge=1, le=32, description="Processes of the clinician app")
 
     @classmethod
     def settings_customise_sources(

@@ -16,7 +16,7 @@ from imaging_core.settings import LOCAL_SETTINGS, Settings, load_settings
 from infra.local.azurite import PACKAGE as AZURITE_PACKAGE
 from infra.local.azurite import azurite_part, connection_string
 from infra.local.ca import Certificates, ensure_certificates
-from infra.local.configuration import Layout, Ports
+from infra.local.configuration import Layout, Ports, load_stack_settings
 from infra.local.credentials import Credentials, app_client_key, load_credentials, write_private
 from infra.local.fhir import fhir_base_url, fhir_part
 from infra.local.node import Node, find_node, install_packages
@@ -193,10 +193,12 @@ def _app(ports: Ports, credentials: Credentials, certificates: Certificates, env
     settings = _with_database(environment, ports, credentials, "imaging_page")
     settings["DATABASE_WORKLIST_URL"] = database_url(credentials, ports.postgres, "imaging_worklist")
     settings["APP_KEYS"] = credentials.app_keys
+    # one machine shares its cores among all parts; a second process of the app costs as much memory as the first
+    workers = ("--workers", str(load_stack_settings().app_workers))
     tls = ("--certfile", str(certificates.certificate), "--keyfile", str(certificates.key))
     return Part(
         name="app",
-        command=(*_gunicorn("clinician_app", ports.app), *tls),
+        command=(*_gunicorn("clinician_app", ports.app), *workers, *tls),
         environment=settings,
         ports={"APP_PORT": ports.app},
         url=f"https://app.localhost:{ports.app}",
