@@ -6,9 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from clinician_app.cache import CacheKey, ChartCache, launch_access
+from clinician_app.cache_command import cache as cache_group
 from imaging_core.database import Pool
+from tests.conftest import Stores
 
 KEY = CacheKey("https://a.example/fhir", "launch:1", "p1")
 OTHERS = [
@@ -115,3 +118,10 @@ def test_users_and_scopes_share_nothing() -> None:
     }
     assert len(rights) == 5
     assert launch_access("iss", "user", ["b", "a"]) == launch_access("iss", "user", ["a", "b"])
+
+
+def test_the_command_empties_the_cache(cache: ChartCache, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", stores.url("imaging_owner"))
+    result = CliRunner().invoke(cache_group, ["rebuild"])
+    assert result.exit_code == 0, result.output
+    assert all(cache.load(key) == {} for key in (KEY, *OTHERS))
