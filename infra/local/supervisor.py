@@ -212,16 +212,15 @@ class Supervisor:
 
     def _stop_part(self, part: Part) -> None:
         process = self._running.get(part.name)
-        if process is not None and not _end(process, part):
-            self._state.parts[part.name].detail = "killed: it did not stop in time"
+        in_time = process is None or _end(process, part)
         if self._state.parts[part.name].state != "failed":
-            self._set(part, "stopped")
+            self._set(part, "stopped", "" if in_time else "killed: it did not stop in time")
 
     def _set(self, part: Part, state: str, detail: str = "") -> None:
         item = self._state.parts[part.name]
         with self._changed:
             item.state = state
-            item.detail = detail or (item.detail if state == "stopped" else "")
+            item.detail = detail
             if state in ("stopped", "failed", "restarting"):
                 item.process = None
         self._write()
