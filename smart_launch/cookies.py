@@ -13,8 +13,10 @@ import re
 from flask import Request, Response
 
 __all__ = [
+    "PROBE",
     "binding_cookie",
     "clear_cookie",
+    "has_any",
     "is_launch_id",
     "pending_cookies",
     "session_cookie",
@@ -22,6 +24,8 @@ __all__ = [
     "set_cookie",
 ]
 
+#: Set before a framed launch goes on to the EHR, to see whether this browser keeps cookies there.
+PROBE = "__Host-probe"
 _SESSION = "__Host-launch-"
 _BINDING = "__Host-state-"
 _LAUNCH_ID = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -62,6 +66,11 @@ def session_ids(request: Request) -> dict[str, str]:
         for name, value in request.cookies.items()
         if name.startswith(_SESSION) and is_launch_id(name[len(_SESSION) :])
     }
+
+
+def has_any(request: Request) -> bool:
+    """Say whether the browser has sent back any cookie of ours."""
+    return any(name == PROBE or name.startswith((_SESSION, _BINDING)) for name in request.cookies)
 
 
 def pending_cookies(request: Request) -> list[str]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 from flask import Response, make_response, redirect, request
 
 from smart_launch import cookies, security_headers
-from smart_launch.authorization_request import LONGEST_GET, new_request, restart_ticket
-from smart_launch.callback import CallbackParameters
+from smart_launch.authorization_request import LONGEST_GET, OutgoingRequest, new_request, restart_ticket
+from smart_launch.callback import CallbackParameters, LaunchParameters
 from smart_launch.discovery import SmartConfiguration
 from smart_launch.errors import LaunchError
 from smart_launch.guarded_http import GuardedSession
 from smart_launch.id_token import Identity, validate
 from smart_launch.launch_context import LaunchContext
-from smart_launch.pages import authorize_form
+from smart_launch.pages import authorize_form, fault_page
 from smart_launch.registration import Registration
 from smart_launch.scopes import ScopeSet
 from smart_launch.session_store import AuthorizationRequest, digest
 from smart_launch.smart import SmartLaunch
 from smart_launch.token_endpoint import TokenResponse, exchange_code
 
-__all__ = ["begin", "finish", "limit_rate"]
+__all__ = ["begin", "finish", "limit_rate", "no_cookie_page", "offer_window", "probe"]
 
 _PENDING_LIFE_S = 600
 _MAX_PENDING = 12
@@ -66,6 +68,19 @@ def begin(smart: SmartLaunch, registration: Registration, launch: str | None) ->
     if configuration.capabilities and not configuration.legacy and not configuration.offers(capability):
         raise LaunchError("ehr-unsupported", f"capabilities lack {capability}")
     outgoing = new_request(registration, configuration, smart.redirect_uri(registration), launch)
+    _store(smart, registration, outgoing, launch)
+    if configuration.offers("authorize-post") and len(outgoing.url) > LONGEST_GET:
+        security_headers.allow_form_target(outgoing.endpoint)
+        response = authorize_form(outgoing.endpoint, outgoing.parameters)
+    else:
+        response = make_response(redirect(outgoing.url))
+    for name in cookies.pending_cookies(request)[: -_MAX_PENDING + 1 or None]:
+        cookies.clear_cookie(response, name)
+    cookies.set_cookie(response, cookies.binding_cookie(outgoing.state), outgoing.binding, _PENDING_LIFE_S)
+    return response
+
+
+def _store(smart: SmartLaunch, registration: Registration, outgoing: OutgoingRequest, launch: str | None) -> None:
     smart.sessions.begin(
         outgoing.state,
         outgoing.binding,
@@ -79,15 +94,32 @@ def begin(smart: SmartLaunch, registration: Registration, launch: str | None) ->
             launch=launch or "",
         ),
     )
-    if configuration.offers("authorize-post") and len(outgoing.url) > LONGEST_GET:
-        security_headers.allow_scripts_target(outgoing.endpoint)
-        response = authorize_form(outgoing.endpoint, outgoing.parameters)
-    else:
-        response = make_response(redirect(outgoing.url))
-    for name in cookies.pending_cookies(request)[: -_MAX_PENDING + 1 or None]:
-        cookies.clear_cookie(response, name)
-    cookies.set_cookie(response, cookies.binding_cookie(outgoing.state), outgoing.binding, _PENDING_LIFE_S)
+
+
+def probe(parameters: LaunchParameters) -> Response:
+    """Send a framed launch once round to itself with a cookie, before the EHR's launch value is spent.
+
+    Launch values serve once: in a browser that keeps no cookies in a frame, a launch that fails only at the callback
+    could not begin again in a window of its own.
+    """
+    query = urlencode({"iss": parameters.iss, "launch": parameters.launch, "checked": "1"})
+    response = make_response(redirect(f"/launch?{query}", 303))
+    cookies.set_cookie(response, cookies.PROBE, "1")
     return response
+
+
+def offer_window(smart: SmartLaunch, registration: Registration, launch: str) -> Response:
+    """Return the page for a frame in which the browser keeps no cookies; the launch goes on in a window of its own."""
+    configuration, _ = smart.endpoints(registration)
+    outgoing = new_request(registration, configuration, smart.redirect_uri(registration), launch)
+    _store(smart, registration, outgoing, launch)
+    return no_cookie_page(registration, outgoing.state)
+
+
+def no_cookie_page(registration: Registration, state: str) -> Response:
+    """Return the page that offers to begin a launch again, which is stored under a state, in a window of its own."""
+    security_headers.allow_form_target(registration.iss)
+    return fault_page(LaunchError("no-cookie"), restart_ticket=restart_ticket(state))
 
 
 def finish(smart: SmartLaunch, registration: Registration, callback: CallbackParameters) -> Response:

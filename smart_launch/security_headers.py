@@ -10,7 +10,7 @@ from flask import Response, g
 
 from smart_launch.registration import Registration
 
-__all__ = ["allow_frames_of", "allow_scripts_target", "csp_nonce", "frame_ancestors", "harden"]
+__all__ = ["allow_form_target", "allow_frames_of", "csp_nonce", "frame_ancestors", "harden"]
 
 _POLICY = (
     ("default-src", "'none'"),
@@ -40,8 +40,11 @@ def allow_frames_of(registration: Registration) -> None:
     g.smart_frame_ancestors = tuple(registration.frame_ancestors)
 
 
-def allow_scripts_target(url: str) -> None:
-    """Let a form of this response be sent to an EHR's address, and go on from there: an EHR's sign-in may redirect."""
+def allow_form_target(url: str) -> None:
+    """Let a form of this response lead to an EHR.
+
+    Browsers hold the redirects that follow a form to the policy as well, and a sign-in may go over other hosts.
+    """
     parts = urlsplit(url)
     g.smart_form_action = f"'self' {parts.scheme}://{parts.netloc} https:"
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from smart_launch import cookies, security_headers
-from smart_launch.authorization_request import restart_ticket
 from smart_launch.callback import CallbackParameters, LaunchParameters
 from smart_launch.errors import LaunchError
-from smart_launch.launch_flow import begin, finish, limit_rate
+from smart_launch.launch_flow import begin, finish, limit_rate, no_cookie_page, offer_window, probe
 from smart_launch.pages import choose_ehr, fault_page
 from smart_launch.registration import find_by_iss
 from smart_launch.signing_keys import public_jwks
@@ -34,6 +33,11 @@ def launch() -> Response:
     if registration is None:
         raise LaunchError("unknown-ehr", "iss is not registered")
     security_headers.allow_frames_of(registration)
+    if request.headers.get("Sec-Fetch-Dest") == "iframe" and not cookies.has_any(request):
+        if "checked" not in request.args:
+            return probe(parameters)
+        limit_rate(smart)
+        return offer_window(smart, registration, parameters.launch)
     limit_rate(smart)
     return begin(smart, registration, parameters.launch)
 
@@ -64,8 +68,7 @@ def callback(ehr: str) -> Response:
     try:
         response = finish(smart, registration, parameters)
     except LaunchError as error:
-        ticket = restart_ticket(parameters.state) if error.code == "no-cookie" else None
-        response = fault_page(error, restart_ticket=ticket)
+        response = no_cookie_page(registration, parameters.state) if error.code == "no-cookie" else fault_page(error)
         if error.code not in ("launch-unknown", "no-cookie"):  # else the state is not used up, and may yet be answered
             cookies.clear_cookie(response, cookies.binding_cookie(parameters.state))
     return response

@@ -149,6 +149,27 @@ def test_without_cookies_there_is_a_page_with_a_way_out_and_no_loop(scene: Scene
     refused(scene.callback(answer), "launch-used")
 
 
+@pytest.mark.requirement("S86", "S85")
+def test_a_frame_without_cookies_is_found_out_before_the_launch_is_spent(scene: Scene) -> None:
+    framed = {"Sec-Fetch-Dest": "iframe", "Sec-Fetch-Site": "cross-site"}
+    query = {"iss": scene.ehr.iss, "launch": "launch+1/="}
+    keeps, keeps_none = scene.other_browser(), scene.app.test_client(use_cookies=False)
+    for browser in (keeps, keeps_none):
+        first = scene.get("/launch", browser, query_string=query, headers=framed)
+        assert first.status_code == 303
+        assert first.location.startswith("/launch?")
+        assert query_of(BASE + first.location) == {**query, "checked": "1"}
+        assert scene.ehr.seen == []
+    second = scene.get(first.location, keeps, headers=framed)
+    assert query_of(second.location)["launch"] == "launch+1/="
+    third = scene.get("/launch", keeps, query_string=query, headers=framed)
+    assert third.status_code == 302  # the next time it goes straight on
+    page = scene.get(first.location, keeps_none, headers=framed)
+    refused(page, "no-cookie")
+    assert "launch+1" not in page.text
+    assert scene.ehr.origin in policy(page)["form-action"]
+
+
 @pytest.mark.requirement("S86", "XH2")
 def test_a_restart_needs_its_ticket_and_its_own_page(scene: Scene) -> None:
     refused(scene.post("/launch/restart", data={"ticket": "0" * 64}), "launch-expired")

@@ -23,7 +23,9 @@ export function html(strings, ...values) {
 }
 
 const POLICY = [
-  "default-src 'none'", "style-src 'self'", "img-src 'self'", "base-uri 'none'", "form-action 'self'",
+  "default-src 'none'", "style-src 'self'", "img-src 'self'", "base-uri 'none'",
+  // a form of a sign-in ends, over redirects, at the app
+  `form-action 'self' ${configuration.appBase}`,
   `frame-src 'self' ${configuration.appBase}`, "frame-ancestors 'self'",
 ].join('; ');
 

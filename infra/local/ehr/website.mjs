@@ -28,6 +28,11 @@ export async function handleWebsite(request, response, url, texts) {
     response.end(STYLE);
     return true;
   }
+  if (pathname === '/favicon.ico') {
+    response.writeHead(204, { 'cache-control': 'public, max-age=86400' });
+    response.end();
+    return true;
+  }
   if (request.method === 'GET' && pathname === '/') return patientList(request, response, url, texts);
   if (pathname === '/sign-in') return changeUser(request, response, texts);
   const match = CHART.exec(pathname);
