@@ -134,6 +134,10 @@ def _files(paths: tuple[Path, ...]) -> list[Path]:
 @click.option("--modality", default="", help="For pictures: DICOM modality, default DX.")
 @click.option("--body-part", default="", help="For pictures: Body Part Examined.")
 @click.option("--view", default="", help="For pictures: View Position.")
+@click.option(
+    "--acquired-at", default="", help="For pictures: when it was taken, ISO 8601; without it the age is unknown."
+)
+@click.option("--sex", default="", help="For pictures: M, F or O.")
 @click.option("--accession", default="", help="For pictures: accession number.")
 def send(paths: tuple[Path, ...], url: str, **fields: str) -> None:
     """Upload files and folders; exit 1 if any was refused."""

@@ -12,6 +12,7 @@ import resource
 import threading
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import TypeVar
 
@@ -65,15 +66,20 @@ class DecodePool:
         seconds: float = 30.0,
         limits: HeaderLimits | None = None,
     ) -> None:
+        self._workers = workers
         self._seconds = seconds
         self._limits = limits or HeaderLimits()
         self._memory = memory_bytes
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pool = self._open()
+
+    def _open(self) -> ProcessPool:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOAD)
-        self._pool = ProcessPool(
-            max_workers=workers, initializer=_limit_memory, initargs=(memory_bytes,), context=context
+        return ProcessPool(
+            max_workers=self._workers, initializer=_limit_memory, initargs=(self._memory,), context=context
         )
-        self._lock = threading.Lock()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> DecodePool:
@@ -97,11 +103,24 @@ class DecodePool:
         Retryable
             The pool is closed.
         """
+        for _ in range(2):
+            pool = self._pool
+            try:
+                return self._call(pool, function, arguments)
+            except BrokenProcessPool as error:
+                if self._closed:
+                    raise Retryable("service-unavailable", "the decode children are stopped") from error
+                with self._lock:  # pebble gives a pool up for good; the service does not
+                    if self._pool is pool:
+                        self._pool = self._open()
+        raise Retryable("service-unavailable", "the decode children can't be started")
+
+    def _call(self, pool: ProcessPool, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
         try:
             with self._lock:
-                future = self._pool.schedule(function, args=arguments, timeout=self._seconds)
-        except RuntimeError as error:
-            raise Retryable("service-unavailable", "the decode children are stopped") from error
+                future = pool.schedule(function, args=arguments, timeout=self._seconds)
+        except RuntimeError as error:  # the pool is closed, or pebble has given it up
+            raise BrokenProcessPool("closed") from error
         try:
             result: T = future.result()
         except FutureTimeout as error:
@@ -130,6 +149,7 @@ class DecodePool:
 
     def close(self) -> None:
         """Stop the children."""
+        self._closed = True
         self._pool.stop()  # type: ignore[no-untyped-call]  # pebble leaves it untyped
         self._pool.join(timeout=5)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -178,3 +181,29 @@ def dcm_bytes() -> bytes:
     assert isinstance(found, str)
     assert dcmread(found).Modality == "CT"
     return Path(found).read_bytes()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.requirement("D45")
+def test_a_killed_child_is_told_and_the_next_call_served() -> None:
+    with DecodePool(workers=1) as pool:
+        for _ in range(3):
+            with pytest.raises(Rejected) as caught:
+                pool.run(_die)
+            assert caught.value.code == "decode-crashed"
+        assert pool.header(part10(instance())).own is False
+
+
+@pytest.mark.requirement("D45")
+def test_time_and_memory_are_bounded() -> None:
+    with DecodePool(workers=1, seconds=1.0, memory_bytes=256 * 2**20) as pool:
+        with pytest.raises(Rejected) as caught:
+            pool.run(time.sleep, 30)
+        assert caught.value.code == "decode-timeout"
+        with pytest.raises(Rejected) as caught:
+            pool.run(bytearray, 2**30)
+        assert caught.value.code == "decode-memory"
+        assert pool.header(part10(instance())).own is False
