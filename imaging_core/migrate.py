@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -43,11 +45,20 @@ def migrations() -> list[Migration]:
     """Return every part's migrations, imaging_core's first."""
     found = []
     for entry in metadata.entry_points(group="imaging.migrations"):
-        for file in resources.files(entry.value).iterdir():
+        for file in _folder(entry.value).iterdir():
             match = _NAME.fullmatch(file.name)
             if match:
                 found.append(Migration(entry.name, int(match[1]), match[2], file.read_text("utf-8")))
     return sorted(found, key=lambda item: (item.component != _FIRST, item.component, item.number))
+
+
+def _folder(package: str) -> Path:
+    """Return the folder of a package, without importing the part that it belongs to."""
+    top, *below = package.split(".")
+    spec = find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        raise Permanent("bad-setting", f"the package {top} of imaging.migrations is not installed")
+    return Path(next(iter(spec.submodule_search_locations))).joinpath(*below)
 
 
 def migrate(connection: psycopg.Connection[Any]) -> list[Migration]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import azure.functions as func
+from azure.functions.warmup import WarmUpContext
 
 from ingestion_functions import analyse, drop, health, image_upload, progress, register, steps, stow, sweep, uploads
-from ingestion_functions.http import answer
+from ingestion_functions.http_api import answer
 
 app = func.FunctionApp(
     http_auth_level=func.AuthLevel.ANONYMOUS
@@ -14,44 +15,44 @@ app = func.FunctionApp(
 
 @app.function_name("stow")
 @app.route(route="dicomweb/studies", methods=["POST"])
-def store_instances(req: func.HttpRequest) -> func.HttpResponse:
+def store_instances(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
     """STOW-RS, PS3.18 10.5."""
-    return answer(req, stow.store)
+    return answer(req, stow.store, context)
 
 
 @app.function_name("stow_study")
 @app.route(route="dicomweb/studies/{study}", methods=["POST"])
-def store_study_instances(req: func.HttpRequest) -> func.HttpResponse:
+def store_study_instances(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
     """STOW-RS into one study, PS3.18 10.5."""
-    return answer(req, stow.store)
+    return answer(req, stow.store, context)
 
 
 @app.function_name("images")
 @app.route(route="images", methods=["POST"])
-def upload_image(req: func.HttpRequest) -> func.HttpResponse:
+def upload_image(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
     """PNG or JPEG with patient fields."""
-    return answer(req, image_upload.upload)
+    return answer(req, image_upload.upload, context)
 
 
 @app.function_name("uploads")
 @app.route(route="uploads", methods=["POST"])
-def open_upload(req: func.HttpRequest) -> func.HttpResponse:
+def open_upload(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
     """Write-only addresses for a direct drop."""
-    return answer(req, uploads.open_upload)
+    return answer(req, uploads.open_upload, context)
 
 
 @app.function_name("upload_progress")
 @app.route(route="uploads/{upload_id}", methods=["GET"])
-def upload_progress(req: func.HttpRequest) -> func.HttpResponse:
+def upload_progress(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
     """Each file's outcome."""
-    return answer(req, uploads.upload_state)
+    return answer(req, uploads.upload_state, context)
 
 
 @app.function_name("intake_progress")
 @app.route(route="intake/{intake_id}", methods=["GET"])
-def intake_progress(req: func.HttpRequest) -> func.HttpResponse:
+def intake_progress(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
     """A delivery's outcome and how far its study has come."""
-    return answer(req, progress.delivery)
+    return answer(req, progress.delivery, context)
 
 
 @app.function_name("health")
@@ -103,6 +104,13 @@ def register_poison(msg: func.QueueMessage) -> None:
 def analyse_poison(msg: func.QueueMessage) -> None:
     """Analysing failed five times."""
     steps.give_up(msg)
+
+
+@app.function_name("warm_up")
+@app.warm_up_trigger(arg_name="warmup")
+def warm_up(warmup: WarmUpContext) -> None:
+    """Open connections and start the decode children before the first request comes."""
+    health.warm_up()
 
 
 @app.function_name("sweep")

@@ -10,15 +10,20 @@ import httpx
 from imaging_core import __version__
 from imaging_core.errors import ImagingError
 from imaging_core.queues import STUDIES
-from ingestion_functions.http import json_answer
+from ingestion_functions.http_api import json_answer
 from ingestion_functions.services import Services, services
 
-__all__ = ["live", "ready"]
+__all__ = ["live", "ready", "warm_up"]
 
 
 def live() -> func.HttpResponse:
     """The process answers."""
     return json_answer({"status": "ok", "version": __version__})
+
+
+def warm_up() -> None:
+    """Open this process's connections and start its decode children."""
+    services().decoder.warm_up()
 
 
 def ready() -> func.HttpResponse:

@@ -12,7 +12,7 @@ from imaging_core.database import unit_of_work
 from imaging_core.errors import Permanent
 from imaging_core.ledger.intake import delivery_progress
 from ingestion_functions.auth import Caller
-from ingestion_functions.http import json_answer
+from ingestion_functions.http_api import json_answer
 from ingestion_functions.services import Services
 
 __all__ = ["delivery", "study_state"]

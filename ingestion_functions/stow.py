@@ -14,7 +14,7 @@ from imaging_core.dicom.header import valid_uid
 from imaging_core.errors import ImagingError, Rejected, Retryable
 from imaging_core.settings import Settings
 from ingestion_functions.auth import Caller
-from ingestion_functions.http import json_answer, problem
+from ingestion_functions.http_api import json_answer, problem
 from ingestion_functions.intake import Source, TakenIn, refuse, site_of, take_in
 from ingestion_functions.multipart_related import Part, media_type, split
 from ingestion_functions.services import Services

@@ -14,7 +14,7 @@ from imaging_core.database import unit_of_work
 from imaging_core.errors import Permanent, Rejected
 from imaging_core.ledger.intake import upload_progress
 from ingestion_functions.auth import Caller
-from ingestion_functions.http import json_answer
+from ingestion_functions.http_api import json_answer
 from ingestion_functions.image_upload import PatientFields, StudyFields
 from ingestion_functions.intake import site_of
 from ingestion_functions.services import Services

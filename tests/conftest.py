@@ -64,6 +64,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     folder = open_folder(tmp_path_factory)
     command = [
         sys.executable,
+        "-P",
         "-m",
         "imaging_core.cli",
         "up",

@@ -29,7 +29,7 @@ __all__ = ["demo"]
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder with radiographs of one's own: DICOM as they are, PNG and JPEG wrapped as DICOM.",
 )
-@click.option("--limit", default=50, show_default=True, help="Most images of --samples; 0: all.")
+@click.option("--limit", default=0, show_default=True, help="Most images of --samples; 0: all.")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Folder of the stack's data.")
 def demo(once: bool, samples: Path | None, limit: int, data_dir: Path | None) -> None:
     """Start the local stack and send real images through it; Ctrl-C stops all of it."""

@@ -20,7 +20,7 @@ from infra.local.commands import stop_stack
 from infra.local.configuration import Layout
 from tests.conftest import free_ports, open_folder
 
-IMAGING = (sys.executable, "-m", "imaging_core.cli")
+IMAGING = (sys.executable, "-P", "-m", "imaging_core.cli")
 DONE = ("analysed", "not_analysed", "no_model", "failed", "held")
 
 

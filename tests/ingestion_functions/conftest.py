@@ -20,8 +20,8 @@ from imaging_core.dicom.child import DecodePool
 from imaging_core.queues import Queues
 from imaging_core.settings import Settings
 from imaging_core.sites import Sites
-from ingestion_functions import http
-from ingestion_functions.http import Handler, answer
+from ingestion_functions import http_api
+from ingestion_functions.http_api import Handler, answer
 from ingestion_functions.services import Services
 
 
@@ -81,10 +81,10 @@ def parts(
     ai: Ai,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Services]:
-    """The app's connections; `ingestion_functions.http.answer` uses them too."""
+    """The app's connections; `ingestion_functions.http_api.answer` uses them too."""
     with httpx.Client(base_url=ai.url, timeout=10) as client:
         made = Services(settings, Sites.from_settings(settings), blob_store, queues, pool, decoder, fhir_client, client)
-        monkeypatch.setattr(http, "services", lambda: made)
+        monkeypatch.setattr(http_api, "services", lambda: made)
         yield made
 
 

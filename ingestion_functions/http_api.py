@@ -54,10 +54,17 @@ def problem(error: ImagingError, **more: object) -> func.HttpResponse:
     )
 
 
-def answer(request: func.HttpRequest, handler: Handler) -> func.HttpResponse:
-    """Run one handler: continue the caller's trace, check the token, turn what it raises into a problem."""
+def answer(request: func.HttpRequest, handler: Handler, context: func.Context | None = None) -> func.HttpResponse:
+    """Run one handler: continue the caller's trace, check the token, turn what it raises into a problem.
+
+    Parameters
+    ----------
+    context : func.Context or None
+        The invocation, whose trace is the host's; the request's own ``traceparent`` goes before it.
+    """
     name = getattr(handler, "__name__", "request")
-    with telemetry.continue_trace(request.headers.get("traceparent"), f"http {name}"):
+    parent = request.headers.get("traceparent") or (context.trace_context.trace_parent if context else None)
+    with telemetry.continue_trace(parent, f"http {name}"):
         try:
             parts = services()
             caller = _caller(request, parts.settings)
