@@ -95,8 +95,8 @@ def _key(member: Any) -> VerifyingKey | None:
         return None
     try:
         if member.get("kty") == "RSA":
-            key: VerifyingKey = RSAKey.import_key(member)
-            return key if key.raw_value.key_size >= 2048 else None
+            # looked at before it is imported: 2,048 bits are 342 characters of base64url
+            return RSAKey.import_key(member) if len(member["n"].rstrip("=")) >= 342 else None
         if member.get("kty") == "EC":
             return ECKey.import_key(member)
     except (JoseError, ValueError, TypeError, KeyError):

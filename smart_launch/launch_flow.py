@@ -15,9 +15,9 @@ from smart_launch.guarded_http import GuardedSession
 from smart_launch.id_token import Identity, validate
 from smart_launch.launch_context import LaunchContext
 from smart_launch.pages import authorize_form, fault_page
+from smart_launch.pending_requests import AuthorizationRequest, digest
 from smart_launch.registration import Registration
 from smart_launch.scopes import ScopeSet
-from smart_launch.session_store import AuthorizationRequest, digest
 from smart_launch.smart import SmartLaunch
 from smart_launch.token_endpoint import TokenResponse, exchange_code
 
@@ -81,7 +81,7 @@ def begin(smart: SmartLaunch, registration: Registration, launch: str | None) ->
 
 
 def _store(smart: SmartLaunch, registration: Registration, outgoing: OutgoingRequest, launch: str | None) -> None:
-    smart.sessions.begin(
+    smart.sessions.requests.begin(
         outgoing.state,
         outgoing.binding,
         restart_ticket(outgoing.state),
@@ -131,7 +131,7 @@ def finish(smart: SmartLaunch, registration: Registration, callback: CallbackPar
         Anything at all that is not as it should be; then there is no session.
     """
     binding_name = cookies.binding_cookie(callback.state)
-    asked = smart.sessions.take(callback.state, request.cookies.get(binding_name), registration.name)
+    asked = smart.sessions.requests.take(callback.state, request.cookies.get(binding_name), registration.name)
     configuration, http = smart.endpoints(registration)
     callback.check_issuer(configuration)
     answer = _exchange(smart, registration, callback.authorization_code(), asked)

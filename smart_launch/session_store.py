@@ -5,9 +5,7 @@ Nothing that works as a credential is stored: session ids, states and nonces are
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import json
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,32 +20,16 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from smart_launch.errors import LaunchError
-from smart_launch.keyring import Keyring, SealBroken
+from smart_launch.keyring import Keyring
+from smart_launch.pending_requests import PendingRequests, digest, unsealed
 
-__all__ = ["AuthorizationRequest", "SessionStore", "StoredLaunch", "StoredTokens", "TokenRow", "digest"]
+__all__ = ["SessionStore", "StoredLaunch", "StoredTokens", "TokenRow"]
 
 _log = structlog.get_logger("smart_launch")
-_REQUEST_LIFE = timedelta(minutes=10)
 _TOUCH_EVERY = timedelta(seconds=30)
 _KEEP_ENDED = timedelta(days=1)
 
-_PURGE_REQUESTS = "DELETE FROM app.authorization_request WHERE expires_at < now() - interval '10 minutes'"
 _PURGE_LAUNCHES = "DELETE FROM app.launch WHERE ends_at < now() - %s OR ended_at < now() - %s"
-_INSERT_REQUEST = (
-    "INSERT INTO app.authorization_request"
-    " (state_hash, binding_hash, restart_hash, ehr, nonce_hash, sealed, expires_at)"
-    " VALUES (%s, %s, %s, %s, %s, %s, now() + %s)"
-)
-_FIND_REQUEST = (
-    "SELECT binding_hash, ehr, nonce_hash, sealed, used_at IS NOT NULL AS used, expires_at <= now() AS expired"
-    " FROM app.authorization_request WHERE state_hash = %s FOR UPDATE"
-)
-_USE_REQUEST = "UPDATE app.authorization_request SET used_at = now() WHERE state_hash = %s"
-_RESTART = (
-    "UPDATE app.authorization_request SET restarted_at = now(), used_at = coalesce(used_at, now())"
-    " WHERE restart_hash = %s AND restarted_at IS NULL AND used_at IS NULL AND expires_at > now()"
-    " RETURNING state_hash, ehr, sealed"
-)
 _INSERT_LAUNCH = (
     "INSERT INTO app.launch (launch_id, session_hash, ehr, iss, issuer, subject, fhir_user, patient, encounter, scopes,"
     " context, ends_at) VALUES (%(launch_id)s, %(session_hash)s, %(ehr)s, %(iss)s, %(issuer)s, %(subject)s,"
@@ -82,40 +64,6 @@ _OPEN = (
     "SELECT launch_id, ehr, issuer, subject, fhir_user, created_at, last_seen_at FROM app.launch"
     " WHERE ended_at IS NULL AND ends_at > now() AND last_seen_at > now() - %s ORDER BY created_at DESC"
 )
-
-
-def digest(secret: str) -> bytes:
-    """Return the form in which a secret of 122 bits or more is stored and compared."""
-    return hashlib.sha256(secret.encode()).digest()
-
-
-@dataclass(frozen=True)
-class AuthorizationRequest:
-    """An authorization request on its way.
-
-    Parameters
-    ----------
-    ehr : str
-        Name of the registration.
-    verifier : str
-        PKCE code verifier.
-    nonce_hash : bytes
-        Of the OpenID nonce.
-    asked : str
-        Scopes asked for.
-    launch : str
-        The EHR's launch value; empty in a standalone launch.
-    """
-
-    ehr: str
-    verifier: str = field(repr=False)
-    nonce_hash: bytes = field(repr=False)
-    asked: str
-    launch: str = field(repr=False)
-
-    def nonce_matches(self, nonce: str) -> bool:
-        """Say whether a nonce is this request's."""
-        return hmac.compare_digest(digest(nonce), self.nonce_hash)
 
 
 @dataclass(frozen=True)
@@ -181,6 +129,11 @@ class SessionStore:
         A launch ends when no page of it has been asked for that long.
     absolute_timeout : timedelta
         A launch ends after that in any case.
+
+    Attributes
+    ----------
+    requests : PendingRequests
+        Authorization requests that are not launches yet.
     """
 
     def __init__(
@@ -195,6 +148,7 @@ class SessionStore:
         self.keys = keys
         self._idle = idle_timeout
         self._absolute = absolute_timeout
+        self.requests = PendingRequests(self._connection, keys)
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[Any]]:
@@ -204,78 +158,6 @@ class SessionStore:
                 yield connection
         except (psycopg.OperationalError, PoolTimeout) as error:
             raise LaunchError("sessions-unavailable", type(error).__name__) from error
-
-    # authorization requests
-
-    def begin(self, state: str, binding: str, restart: str, nonce: str, request: AuthorizationRequest) -> None:
-        """Store an authorization request before the browser is sent to the EHR."""
-        content = json.dumps({"verifier": request.verifier, "launch": request.launch, "asked": request.asked})
-        state_hash = digest(state)
-        sealed = self.keys.seal(content, f"request:{state_hash.hex()}")
-        with self._connection() as connection:
-            connection.execute(_PURGE_REQUESTS)
-            connection.execute(
-                _INSERT_REQUEST,
-                (state_hash, digest(binding), digest(restart), request.ehr, digest(nonce), sealed, _REQUEST_LIFE),
-            )
-
-    def take(self, state: str, binding: str | None, ehr: str) -> AuthorizationRequest:
-        """Use up the request that a state stands for.
-
-        Parameters
-        ----------
-        state : str
-            As it came back.
-        binding : str or None
-            Value of the cookie that was set with this state; None where none came back.
-        ehr : str
-            EHR to whose redirect URI it came back.
-
-        Raises
-        ------
-        LaunchError
-            `launch-unknown`, `launch-used`, `launch-expired`, `no-cookie`. Only what comes from the right browser uses
-            the state up, so that nobody else can spoil a running launch.
-        """
-        state_hash = digest(state)
-        with self._connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
-            row = cursor.execute(_FIND_REQUEST, (state_hash,)).fetchone()
-            if row is None or row["ehr"] != ehr:
-                raise LaunchError("launch-unknown", "state is unknown, or of another EHR")
-            if binding is None:
-                raise LaunchError("launch-used" if row["used"] else "no-cookie", "no cookie of this launch came back")
-            if not hmac.compare_digest(bytes(row["binding_hash"]), digest(binding)):
-                raise LaunchError("launch-unknown", "state belongs to another browser")
-            if row["used"]:
-                raise LaunchError("launch-used", "state was used before")
-            if row["expired"]:
-                raise LaunchError("launch-expired", "state is too old")
-            cursor.execute(_USE_REQUEST, (state_hash,))
-        return self._request(state_hash, row)
-
-    def restart(self, ticket: str) -> AuthorizationRequest:
-        """Take back a request whose browser kept no cookie, to begin it anew in another window; once only."""
-        with self._connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
-            row = cursor.execute(_RESTART, (digest(ticket),)).fetchone()
-        if row is None:
-            raise LaunchError("launch-expired", "restart ticket is unknown, used or too old")
-        return self._request(bytes(row["state_hash"]), {**row, "nonce_hash": b""})
-
-    def _request(self, state_hash: bytes, row: dict[str, Any]) -> AuthorizationRequest:
-        content = json.loads(self._unseal(bytes(row["sealed"]), f"request:{state_hash.hex()}"))
-        return AuthorizationRequest(
-            ehr=row["ehr"],
-            verifier=content["verifier"],
-            nonce_hash=bytes(row["nonce_hash"]),
-            asked=content["asked"],
-            launch=content["launch"],
-        )
-
-    def _unseal(self, sealed: bytes, place: str) -> str:
-        try:
-            return self.keys.unseal(sealed, place)
-        except SealBroken as error:
-            raise LaunchError("launch-ended", "sealed value can't be opened") from error
 
     # launches
 
@@ -329,13 +211,15 @@ class SessionStore:
             )
         return launch_id, session_id
 
-    def load(self, session_ids: dict[str, str]) -> list[StoredLaunch]:
+    def load(self, session_ids: dict[str, str], *, use: bool) -> list[StoredLaunch]:
         """Return the running launches among those whose session id the browser has shown.
 
         Parameters
         ----------
         session_ids : dict of str to str
             Session id by launch id, from the cookies. One that does not match is as if it were not there.
+        use : bool
+            Whether this counts as use of the launches, which puts off their idle time-out.
         """
         if not session_ids:
             return []
@@ -349,7 +233,7 @@ class SessionStore:
                     over.append(row["launch_id"])
                 elif not row["ended"]:
                     running.append(_stored(row))
-                    if row["stale"]:
+                    if use and row["stale"]:
                         cursor.execute(_TOUCH, (row["launch_id"],))
             if over:
                 cursor.execute(_END, ("expired", over))
@@ -392,8 +276,8 @@ class SessionStore:
 
     def _tokens(self, launch_id: str, row: Sequence[Any]) -> StoredTokens:
         return StoredTokens(
-            access_token=self._unseal(bytes(row[0]), f"access:{launch_id}"),
-            refresh_token=self._unseal(bytes(row[1]), f"refresh:{launch_id}") if row[1] else None,
+            access_token=unsealed(self.keys, bytes(row[0]), f"access:{launch_id}"),
+            refresh_token=unsealed(self.keys, bytes(row[1]), f"refresh:{launch_id}") if row[1] else None,
             expires_at=row[2].astimezone(UTC),
         )
 

@@ -105,7 +105,12 @@ class SmartLaunch:
         LaunchError
             `launch-ended`: it has ended, never was, or is another browser's. The error handler makes a page of it.
         """
-        launch = self._loaded().get(launch_id)
+        shown = cookies.session_ids(request)
+        wanted = {launch_id: shown[launch_id]} if launch_id in shown else {}
+        kept: dict[str, LaunchSession] = g.setdefault("smart_launches", {})
+        if launch_id not in kept:
+            kept |= self._load(wanted, use=True)
+        launch = kept.get(launch_id)
         if launch is None:
             known = self.sessions.ehr_of(launch_id) if cookies.is_launch_id(launch_id) else None
             registration = self._by_name.get(known or "")
@@ -117,7 +122,8 @@ class SmartLaunch:
 
     def current_launches(self) -> list[LaunchSession]:
         """Return the running launches of the request's browser, the latest first: for pages outside of one launch."""
-        return sorted(self._loaded().values(), key=lambda item: item.created_at, reverse=True)
+        found = self._load(cookies.session_ids(request), use=False)
+        return sorted(found.values(), key=lambda item: item.created_at, reverse=True)
 
     def fhir(self, launch: LaunchSession) -> FhirSession:
         """Return a session to the FHIR service of the launching EHR, with the launch's token."""
@@ -156,17 +162,11 @@ class SmartLaunch:
         """Return the redirect URI of an EHR: one each, so that answers of two EHRs can't be mixed up."""
         return f"{self.app_base_url}/callback/{registration.name}"
 
-    def _loaded(self) -> dict[str, LaunchSession]:
-        loaded: dict[str, LaunchSession] | None = g.get("smart_launches")
-        if loaded is None:
-            shown = cookies.session_ids(request)
-            loaded = {
-                stored.launch_id: session
-                for stored in self.sessions.load(shown)
-                if (session := self._session(stored, shown[stored.launch_id])) is not None
-            }
-            g.smart_launches = loaded
-        return loaded
+    def _load(self, session_ids: dict[str, str], *, use: bool) -> dict[str, LaunchSession]:
+        found = (
+            self._session(stored, session_ids[stored.launch_id]) for stored in self.sessions.load(session_ids, use=use)
+        )
+        return {launch.launch_id: launch for launch in found if launch is not None}
 
     def _session(self, stored: StoredLaunch, session_id: str) -> LaunchSession | None:
         registration = self._by_name.get(stored.ehr)

@@ -79,7 +79,7 @@ def restart() -> Response:
     """Begin a launch again in a window of its own, for a browser that keeps no cookies in the EHR's frame."""
     smart = _smart()
     limit_rate(smart)
-    earlier = smart.sessions.restart(request.form.get("ticket", ""))
+    earlier = smart.sessions.requests.restart(request.form.get("ticket", ""))
     registration = smart.registration(earlier.ehr)
     if registration is None:
         raise LaunchError("launch-expired", "EHR is not registered any more")

@@ -269,6 +269,7 @@ def test_a_published_private_key_is_not_trusted(scene: Scene) -> None:
     refused(outcome(scene), "identity-unproven")
 
 
+@pytest.mark.filterwarnings("ignore:Key size should be")  # the library warns of the same
 @pytest.mark.requirement("XD13")
 def test_a_weak_key_is_not_trusted(scene: Scene) -> None:
     from cryptography.hazmat.primitives.asymmetric import rsa

@@ -106,6 +106,15 @@ def test_in_a_window_of_its_own(context: BrowserContext, neutral: Sandbox) -> No
     assert json.loads(page.inner_text("body"))["patient"]
 
 
+@pytest.mark.requirement("S85", "S87")
+def test_without_scripts(browser: Browser, neutral: Sandbox) -> None:
+    context = browser.new_context(ignore_https_errors=True, java_script_enabled=False)
+    page = context.new_page()
+    launch(page, neutral, "smart-1")
+    assert shown(page)["patient"] == "smart-1"
+    context.close()
+
+
 @pytest.mark.requirement("S10", "XB11")
 def test_two_tabs_two_patients(context: BrowserContext, neutral: Sandbox) -> None:
     first, second = context.new_page(), context.new_page()

@@ -34,6 +34,14 @@ def test_incomplete_launch_is_refused_without_a_request(scene: Scene, query: str
     assert scene.ehr.seen == []
 
 
+@pytest.mark.requirement("S2")
+@pytest.mark.parametrize("path", ["/launch/", "/Launch", "/launch/x", "/l/launch/", "/"])
+def test_there_is_one_launch_url(scene: Scene, path: str) -> None:
+    response = scene.get(f"{path}?{urlencode({'iss': scene.ehr.iss, 'launch': 'x'})}")
+    assert response.status_code in (401, 404, 405)
+    assert scene.ehr.seen == []
+
+
 @pytest.mark.requirement("S5")
 def test_launch_is_a_get(scene: Scene) -> None:
     assert scene.post("/launch", data={"iss": scene.ehr.iss, "launch": "x"}).status_code in (403, 405)

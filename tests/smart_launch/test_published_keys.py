@@ -60,6 +60,7 @@ def test_keys_are_read_as_pem_jwk_and_jwk_set() -> None:
         assert load_keys(data.encode())[0].as_dict(private=True)["d"] == member["d"]
 
 
+@pytest.mark.filterwarnings("ignore:Key size should be")  # the library warns of the same
 @pytest.mark.requirement("S43", "S46")
 def test_keys_that_can_not_sign_as_smart_asks_are_refused_at_the_start() -> None:
     public = ECKey.generate_key("P-384").as_dict(private=False)

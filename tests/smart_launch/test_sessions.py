@@ -182,6 +182,15 @@ def test_use_keeps_a_launch_open(scene: Scene, owner: psycopg.Connection[Any]) -
 
 
 @pytest.mark.requirement("XB9")
+def test_one_launch_does_not_keep_another_one_open(scene: Scene, owner: psycopg.Connection[Any]) -> None:
+    used, left = scene.launch(), scene.launch()
+    for _ in range(2):
+        owner.execute("UPDATE app.launch SET last_seen_at = last_seen_at - interval '20 minutes'")
+        assert scene.get(used).status_code == 200
+    refused(scene.get(left), "launch-ended")
+
+
+@pytest.mark.requirement("XB9")
 def test_times_are_settings(page_pool: ConnectionPool[Any], keyring: Keyring, ehr: StrictEhr) -> None:
     brief = SessionStore(page_pool, keyring, absolute_timeout=timedelta(seconds=0))
     scene = Scene(ehr, brief)

@@ -150,7 +150,7 @@ def test_errors_of_the_token_endpoint(scene: Scene, error: str, status: int, cod
     assert "<script>x" not in response.text
 
 
-@pytest.mark.requirement("S48")
+@pytest.mark.requirement("S48", "XD15")
 @pytest.mark.parametrize(
     ("answer", "code"),
     [

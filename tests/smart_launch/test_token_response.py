@@ -218,7 +218,7 @@ def test_intent(scene: Scene, intent: Any, kept: str) -> None:
     assert scene.home(answer(scene, intent=intent).location)["intent"] == kept
 
 
-@pytest.mark.requirement("S57", "S58", "S60", "XD19")
+@pytest.mark.requirement("S57", "S58", "S59", "S60", "XD19")
 def test_other_members_do_no_harm(scene: Scene) -> None:
     response = answer(
         scene,
@@ -229,6 +229,7 @@ def test_other_members_do_no_harm(scene: Scene) -> None:
             "smart_style_url": "javascript:alert(1)",
             "tenant": "t-1",
             "appointment": 4,
+            "authorization_details": [{"type": "smart_on_fhir", "locations": ["https://evil.example"]}],
         },
     )
     page = scene.get(response.location)
