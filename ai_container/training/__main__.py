@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from ai_container.training.bundle_writer import write_bundle
-from ai_container.training.evaluate import evaluate, held_out_scores
+from ai_container.training.evaluate import evaluate, evaluated, held_out_scores
 from ai_container.training.fit import Recipe
 from ai_container.training.folds import FOLDS, load_network, network_path, start_tensorflow, train_folds
 from ai_container.training.gate_fit import packed, read_features
@@ -49,8 +49,7 @@ def main(
     def features(grids: list[Any]) -> Any:
         return np.asarray(read_features(gate, grids).distance)
 
-    frames = [item for item in radiographs if item.adult and item.dataset in ("nih_chestxray14", "rsna_normal")]
-    metrics, rule = evaluate(held_out_scores(frames, folds, out), features)
+    metrics, rule = evaluate(held_out_scores(evaluated(radiographs), folds, out), features)
     metrics |= {"folds": FOLDS, "steps": recipe.steps, "seed": recipe.seed, "gate": refused}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2))
     weights = to_lite(load_network(network_path(out, None)))

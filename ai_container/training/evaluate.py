@@ -17,8 +17,10 @@ from ai_container.training.network import GRID
 from ai_container.training.radiographs import Radiograph, box_mask, read_grid
 from ai_container.training.statistics import (
     auc,
+    auc_within_folds,
     bootstrap,
     calibration_error,
+    calibration_error_floor,
     conformal_limits,
     energy_in_box,
     linear_probe,
@@ -27,7 +29,7 @@ from ai_container.training.statistics import (
     sigmoid,
 )
 
-__all__ = ["ERROR_PROMISED", "HeldOut", "border_only", "copies", "evaluate", "held_out_scores"]
+__all__ = ["ERROR_PROMISED", "HeldOut", "border_only", "copies", "evaluate", "evaluated", "held_out_scores"]
 
 _log = logging.getLogger(__name__)
 ERROR_PROMISED = 0.10
@@ -72,6 +74,18 @@ def _run(network: Any, grids: Sequence[Floats]) -> tuple[Floats, Floats]:
     return np.concatenate(logits), np.concatenate(patches)
 
 
+def evaluated(radiographs: Sequence[Radiograph]) -> list[Radiograph]:
+    """Return what is scored: NIH adults that a radiologist read, their RSNA copies, every fifth other RSNA normal."""
+    read = [item for item in radiographs if item.dataset == "nih_chestxray14" and item.adult and item.reading]
+    twins = {item.rsna_id for item in read if item.rsna_id}
+    normal = [item for item in radiographs if item.dataset == "rsna_normal" and item.adult]
+    return [
+        *read,
+        *(item for item in normal if item.rsna_id in twins),
+        *[item for item in normal if item.rsna_id not in twins][::5],
+    ]
+
+
 def held_out_scores(items: Sequence[Radiograph], folds: Mapping[str, int], out: Path) -> list[HeldOut]:
     """Score whole-frame images by the network that did not train on their patient; those in no fold by the first."""
     found = []
@@ -100,16 +114,17 @@ def _read(scores: Sequence[HeldOut]) -> list[HeldOut]:
     return [row for row in scores if row.item.dataset == "nih_chestxray14" and row.item.reading and row.item.adult]
 
 
-def _between(rows: Sequence[HeldOut], values: npt.NDArray[Any], reading: str) -> dict[str, float]:
-    """AUC of opacity against another reading within NIH, patients drawn."""
-    chosen = [i for i, row in enumerate(rows) if row.item.reading in ("opacity", reading)]
-    label = np.array([rows[i].item.reading == "opacity" for i in chosen])
-    score = np.asarray(values)[chosen]
+def _between(rows: Sequence[HeldOut], reading: str, border: bool = False, view: str = "") -> dict[str, float]:
+    """AUC of opacity against another reading within NIH and within folds, patients drawn."""
+    chosen = [row for row in rows if row.item.reading in ("opacity", reading) and view in ("", row.item.view)]
+    label = np.array([row.item.reading == "opacity" for row in chosen])
+    score = np.array([row.border_logit if border else row.logit for row in chosen])
+    fold = np.array([row.fold for row in chosen])
 
     def measure(drawn: npt.NDArray[np.intp]) -> float:
-        return auc(score[drawn][label[drawn]], score[drawn][~label[drawn]])
+        return auc_within_folds(score[drawn], label[drawn], fold[drawn])
 
-    result = bootstrap(measure, [rows[i].item.patient for i in chosen])
+    result = bootstrap(measure, [row.item.patient for row in chosen])
     return {**result, "positives": int(label.sum()), "negatives": int((~label).sum())}
 
 
@@ -170,7 +185,7 @@ def _probe(
     features: npt.NDArray[Any], labels: npt.NDArray[Any], folds: npt.NDArray[Any], patients: Sequence[str]
 ) -> dict[str, float]:
     score = linear_probe(features, labels, folds)
-    return bootstrap(lambda drawn: auc(score[drawn][labels[drawn]], score[drawn][~labels[drawn]]), patients)
+    return bootstrap(lambda drawn: auc_within_folds(score[drawn], labels[drawn], folds[drawn]), patients)
 
 
 def evaluate(scores: Sequence[HeldOut], features: Any) -> tuple[dict[str, Any], dict[str, float]]:
@@ -189,29 +204,26 @@ def evaluate(scores: Sequence[HeldOut], features: Any) -> tuple[dict[str, Any], 
     fold = np.array([row.fold for row in rows])
     patients = [row.item.patient for row in rows]
     logit = np.array([row.logit for row in rows])
-    rsna = [row for row in scores if row.item.dataset == "rsna_normal"]
     metrics: dict[str, Any] = {
-        "opacity_vs_normal": _between(rows, probability, "normal"),
-        "opacity_vs_not_normal": _between(rows, probability, "not_normal"),
-        "opacity_vs_rest_by_fold": [
-            round(auc(logit[(fold == k) & label], logit[(fold == k) & ~label]), 4) for k in range(FOLDS)
-        ],
-        "opacity_vs_normal_ap_only": _by_view(rows, probability, "AP"),
-        "opacity_vs_not_normal_ap_only": _by_view(rows, probability, "AP", "not_normal"),
-        "opacity_vs_not_normal_pa_only": _by_view(rows, probability, "PA", "not_normal"),
-        "opacity_vs_rsna_normal_distrust": round(
-            auc([row.logit for row in rows if row.item.reading == "opacity"], [row.logit for row in rsna]), 4
-        ),
+        "opacity_vs_normal": _between(rows, "normal"),
+        "opacity_vs_not_normal": _between(rows, "not_normal"),
+        "opacity_vs_normal_pooled": _pooled(rows, probability, "normal"),
+        "opacity_vs_not_normal_pooled": _pooled(rows, probability, "not_normal"),
+        "opacity_vs_normal_by_fold": _by_fold(rows, "normal"),
+        "opacity_vs_not_normal_by_fold": _by_fold(rows, "not_normal"),
+        "opacity_vs_not_normal_ap_only": _between(rows, "not_normal", view="AP"),
+        "opacity_vs_not_normal_pa_only": _between(rows, "not_normal", view="PA"),
+        "opacity_vs_rsna_normal_distrust": _against_rsna(scores),
         "calibration_error": bootstrap(lambda drawn: calibration_error(probability[drawn], label[drawn]), patients),
+        "calibration_error_floor": round(calibration_error_floor(probability), 4),
         "abstention": {"promised_error": ERROR_PROMISED, **band},
         "localisation": _localisation(rows),
     }
-    control = np.array([row.border_logit for row in rows])
     chosen = np.array([row.item.reading in ("opacity", "normal") for row in rows])
     borders = features([border_only(row.grid) for row, keep in zip(rows, chosen, strict=True) if keep])
     metrics["border_only"] = {
-        "model_on_border_opacity_vs_normal": _between(rows, control, "normal"),
-        "model_on_border_opacity_vs_not_normal": _between(rows, control, "not_normal"),
+        "model_on_border_opacity_vs_normal": _between(rows, "normal", border=True),
+        "model_on_border_opacity_vs_not_normal": _between(rows, "not_normal", border=True),
         "linear_probe_opacity_vs_normal": _probe(
             borders, label[chosen], fold[chosen], [p for p, keep in zip(patients, chosen, strict=True) if keep]
         ),
@@ -244,9 +256,20 @@ def evaluate(scores: Sequence[HeldOut], features: Any) -> tuple[dict[str, Any], 
     return metrics, {name: round(value, 6) for name, value in rule.items()}
 
 
-def _by_view(rows: Sequence[HeldOut], values: npt.NDArray[Any], view: str, reading: str = "normal") -> dict[str, float]:
-    keep = [i for i, row in enumerate(rows) if row.item.view == view]
-    return _between([rows[i] for i in keep], np.asarray(values)[keep], reading)
+def _by_fold(rows: Sequence[HeldOut], reading: str) -> list[float]:
+    return [_between([row for row in rows if row.fold == fold], reading)["value"] for fold in range(FOLDS)]
+
+
+def _pooled(rows: Sequence[HeldOut], probability: npt.NDArray[Any], reading: str) -> float:
+    """AUC of the cross-calibrated probabilities over all pairs, those of two networks included."""
+    label = np.array([row.item.reading for row in rows])
+    return round(auc(probability[label == "opacity"], probability[label == reading]), 4)
+
+
+def _against_rsna(scores: Sequence[HeldOut]) -> float:
+    chosen = [row for row in scores if row.item.dataset == "rsna_normal" or row.item.reading == "opacity"]
+    label = [row.item.reading == "opacity" for row in chosen]
+    return round(auc_within_folds([row.logit for row in chosen], label, [row.fold for row in chosen]), 4)
 
 
 def _best_threshold(probability: npt.NDArray[Any], label: npt.NDArray[np.bool_], low: float, high: float) -> float:

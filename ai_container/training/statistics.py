@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 __all__ = [
     "auc",
+    "auc_within_folds",
     "bootstrap",
     "calibration_error",
+    "calibration_error_floor",
     "conformal_limits",
     "energy_in_box",
     "linear_probe",
@@ -35,6 +37,22 @@ def auc(positive: Any, negative: Any) -> float:
         return float("nan")
     below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
     return float(below.sum() / (2 * len(high) * len(low)))
+
+
+def auc_within_folds(scores: Any, labels: Any, folds: Any) -> float:
+    """Return the AUC over pairs of the same fold.
+
+    Each fold has a network of its own with a scale of its own: a pair across folds would compare two networks, and
+    its order says nothing.
+    """
+    score, label, fold = np.asarray(scores, np.float64), np.asarray(labels, bool), np.asarray(folds)
+    won = pairs = 0.0
+    for number in np.unique(fold):
+        high, low = score[(fold == number) & label], score[(fold == number) & ~label]
+        if len(high) and len(low):
+            won += auc(high, low) * len(high) * len(low)
+            pairs += len(high) * len(low)
+    return won / pairs if pairs else float("nan")
 
 
 def bootstrap(
@@ -90,6 +108,12 @@ def calibration_error(probabilities: Any, labels: Any, bins: int = 8) -> float:
     order = np.argsort(p, kind="stable")
     parts = np.array_split(order, bins)
     return float(sum(len(part) * abs(p[part].mean() - y[part].mean()) for part in parts if len(part)) / len(p))
+
+
+def calibration_error_floor(probabilities: Any, bins: int = 8, seed: int = 5, rounds: int = 300) -> float:
+    """Return the error that perfectly calibrated probabilities would show on average, with as many images."""
+    p, random = np.asarray(probabilities, np.float64), np.random.default_rng(seed)
+    return float(np.mean([calibration_error(p, random.random(len(p)) < p, bins) for _ in range(rounds)]))
 
 
 def conformal_limits(probabilities: Any, labels: Any, error: float) -> tuple[float, float]:

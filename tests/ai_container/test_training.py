@@ -11,8 +11,10 @@ from ai_container.training.radiographs import Radiograph, box_mask, fold_of_pati
 from ai_container.training.samples import group_of
 from ai_container.training.statistics import (
     auc,
+    auc_within_folds,
     bootstrap,
     calibration_error,
+    calibration_error_floor,
     conformal_limits,
     energy_in_box,
     linear_probe,
@@ -84,6 +86,13 @@ def test_auc() -> None:
     assert auc([1], [2]) == 0.0
 
 
+def test_pairs_of_two_folds_do_not_count() -> None:
+    scores, labels, folds = [1, 2, 11, 12], [False, True, False, True], [0, 0, 1, 1]
+    assert auc_within_folds(scores, labels, folds) == 1.0
+    assert auc([2, 12], [1, 11]) == 0.75
+    assert np.isnan(auc_within_folds([1, 2], [True, True], [0, 0]))
+
+
 def test_bootstrap_draws_patients_not_images() -> None:
     values = np.repeat(np.arange(10.0), 50)
     patients = [str(value) for value in values]
@@ -101,6 +110,7 @@ def test_platt_and_calibration_error() -> None:
     assert offset == pytest.approx(-1, abs=0.1)
     assert calibration_error(sigmoid(scale * logits + offset), labels) < 0.02
     assert calibration_error(sigmoid(logits), labels) > 0.05
+    assert calibration_error_floor(sigmoid(logits[:200])) > calibration_error_floor(sigmoid(logits)) > 0
 
 
 def test_conformal_limits_keep_what_they_promise() -> None:
