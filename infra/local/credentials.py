@@ -63,9 +63,13 @@ def app_client_key(layout: Layout) -> Path:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600, whole or not at all."""
-    draft = path.with_suffix(path.suffix + ".new")
-    draft.unlink(missing_ok=True)
+    """Write a file of mode 0600, whole or not at all; what is there already is left alone.
+
+    Several commands may do so at once, each with a draft of its own.
+    """
+    if path.exists() and path.read_bytes() == data:
+        return
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(data)
         file.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import stat
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 
 from infra.local import ca
 from infra.local.configuration import Layout, Ports
-from infra.local.credentials import app_client_key, load_credentials
+from infra.local.credentials import app_client_key, load_credentials, write_private
 from infra.local.postgres import ROLES, database_url
 from infra.local.stack import build
 from infra.local.supervisor import Supervisor
@@ -108,3 +109,12 @@ def test_credentials_do_not_show_in_a_part(tmp_path: Path) -> None:
     stack = build(Layout.at(tmp_path), Ports.from_settings(free_ports()), ["fhir"])
     assert stack.credentials.fhir_token not in repr(stack.part("fhir"))
     assert Supervisor(stack) is not None
+
+
+def test_several_commands_write_at_once(tmp_path: Path) -> None:
+    target = tmp_path / "settings.toml"
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: write_private(target, str(number % 2).encode() * 1000), range(200)))
+    assert set(target.read_text()) in ({"0"}, {"1"})
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.toml"]

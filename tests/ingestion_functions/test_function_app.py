@@ -17,7 +17,8 @@ import asyncio, json, sys
 from pathlib import Path
 from infra.local.functions_host.worker import Worker
 functions = asyncio.run(Worker(Path(sys.argv[1])).start())
-print(json.dumps({item.name: {"type": item.trigger.type, **dict(item.trigger.options)} for item in functions}, default=str))
+found = {item.name: {"type": item.trigger.type, **dict(item.trigger.options)} for item in functions}
+print(json.dumps(found, default=str))
 """
 
 
