@@ -220,7 +220,7 @@ def _endpoint(registration: Registration, name: str, value: str, base: str, *, r
 
 def _text(document: dict[str, Any], name: str) -> str:
     value = document.get(name)
-    return value if isinstance(value, str) else ""
+    return value if isinstance(value, str) and value.isprintable() else ""
 
 
 def _texts(value: object) -> tuple[str, ...]:

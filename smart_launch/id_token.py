@@ -93,7 +93,7 @@ def validate(
     if not isinstance(nonce, str) or not nonce_matches(nonce):
         raise _unproven("nonce")
     subject = claims.get("sub")
-    if not isinstance(subject, str) or not 0 < len(subject) <= 255:
+    if not isinstance(subject, str) or not 0 < len(subject) <= 255 or not subject.isprintable():
         raise _unproven("sub")
     if "at_hash" in claims:
         _check_at_hash(claims["at_hash"], access_token, str(claims["#alg"]))

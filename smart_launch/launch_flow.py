@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
+import structlog
 from flask import Response, make_response, redirect, request
 
 from smart_launch import cookies, security_headers
@@ -23,6 +24,7 @@ from smart_launch.token_endpoint import TokenResponse, exchange_code
 
 __all__ = ["begin", "finish", "limit_rate", "no_cookie_page", "offer_window", "probe"]
 
+_log = structlog.get_logger("smart_launch")
 _PENDING_LIFE_S = 600
 _MAX_PENDING = 12
 _MAX_RUNNING = 24
@@ -134,8 +136,22 @@ def finish(smart: SmartLaunch, registration: Registration, callback: CallbackPar
     asked = smart.sessions.requests.take(callback.state, request.cookies.get(binding_name), registration.name)
     configuration, http = smart.endpoints(registration)
     callback.check_issuer(configuration)
-    answer = _exchange(smart, registration, callback.authorization_code(), asked)
-    identity = _identity(smart, registration, configuration, http, answer, asked)
+    code = callback.authorization_code()
+    try:
+        answer = exchange_code(
+            registration,
+            configuration,
+            http,
+            code=code,
+            redirect_uri=smart.redirect_uri(registration),
+            verifier=asked.verifier,
+            asked=asked.asked,
+        )
+        identity = _identity(smart, registration, configuration, http, answer, asked)
+    except LaunchError as error:
+        if error.code in ("ehr-unreachable", "ehr-misconfigured", "ehr-error"):
+            smart.discovery.forget(registration)  # its endpoints or keys may have moved
+        raise
     context = LaunchContext.from_token_response(answer.document, registration.fhir_url)
     if context.patient is None and (
         answer.scopes.has_level("patient") or ScopeSet.parse(asked.asked).has_level("patient")
@@ -155,29 +171,12 @@ def finish(smart: SmartLaunch, registration: Registration, callback: CallbackPar
         refresh_token=answer.refresh_token,
         expires_in=answer.expires_in,
     )
+    _log.info("smart.launch.opened", ehr=registration.name, identity=identity is not None)
     response = make_response(redirect(f"/l/{launch_id}/", 303))
     cookies.clear_cookie(response, binding_name)
     _limit_running(smart, response)
     cookies.set_cookie(response, cookies.session_cookie(launch_id), session_id)
     return response
-
-
-def _exchange(smart: SmartLaunch, registration: Registration, code: str, asked: AuthorizationRequest) -> TokenResponse:
-    configuration, http = smart.endpoints(registration)
-    try:
-        return exchange_code(
-            registration,
-            configuration,
-            http,
-            code=code,
-            redirect_uri=smart.redirect_uri(registration),
-            verifier=asked.verifier,
-            asked=asked.asked,
-        )
-    except LaunchError as error:
-        if error.code in ("ehr-unreachable", "ehr-misconfigured", "ehr-error"):
-            smart.discovery.forget(registration)  # the endpoint may have moved
-        raise
 
 
 def _identity(
@@ -189,6 +188,8 @@ def _identity(
     asked: AuthorizationRequest,
 ) -> Identity | None:
     """Return the verified user; None where the EHR gives no identity, and the registration does not insist on one."""
+    if "openid" not in asked.asked.split() and not registration.require_identity:
+        return None  # an id_token that nobody has asked for has no nonce to be checked by
     if answer.id_token is None:
         offered = not configuration.capabilities or configuration.offers("sso-openid-connect")
         if registration.require_identity or ("openid" in answer.scopes and offered):

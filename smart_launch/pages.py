@@ -24,6 +24,7 @@ _WORDS = {
         "restart": "Open in a new window",
         "choose": "Choose your EHR",
         "choose_text": "Sign in through the electronic health record that you work with.",
+        "sign_out_of_ehr": "Sign out of the EHR as well",
         "going": "Going on to your EHR …",
         "go": "Continue",
     },
@@ -34,6 +35,7 @@ _WORDS = {
         "restart": "Ouvrir dans une nouvelle fenêtre",
         "choose": "Choisissez votre dossier médical",
         "choose_text": "Connectez-vous par le dossier médical informatisé avec lequel vous travaillez.",
+        "sign_out_of_ehr": "Se déconnecter aussi du dossier médical",
         "going": "Passage à votre dossier médical …",
         "go": "Continuer",
     },
@@ -55,7 +57,7 @@ def reference() -> str:
     return f"{context.trace_id:032x}"[:12] if context.is_valid else secrets.token_hex(6)
 
 
-def fault_page(error: LaunchError, *, restart_ticket: str | None = None) -> Response:
+def fault_page(error: LaunchError, *, restart_ticket: str | None = None, further: str | None = None) -> Response:
     """Return the page for a fault, and log it under the page's reference number.
 
     Parameters
@@ -64,6 +66,8 @@ def fault_page(error: LaunchError, *, restart_ticket: str | None = None) -> Resp
         What happened. Its detail goes into the log only.
     restart_ticket : str, optional
         Ticket with which the user may begin again in a new window.
+    further : str, optional
+        Address at which the user may sign out of the EHR as well.
     """
     entry = fault(error.code)
     number = reference()
@@ -75,7 +79,9 @@ def fault_page(error: LaunchError, *, restart_ticket: str | None = None) -> Resp
         response.mimetype = "application/problem+json"
     else:
         what, then = entry.fr if language() == "fr" else entry.en
-        response = _render("fault.html", what=what, then=then, number=number, code=entry.code, ticket=restart_ticket)
+        response = _render(
+            "fault.html", what=what, then=then, number=number, code=entry.code, ticket=restart_ticket, further=further
+        )
     response.status_code = entry.status
     if error.retry_after:
         response.headers["Retry-After"] = str(error.retry_after)

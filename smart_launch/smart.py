@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from flask import Flask, Response, current_app, g, request
 
@@ -161,6 +162,21 @@ class SmartLaunch:
     def redirect_uri(self, registration: Registration) -> str:
         """Return the redirect URI of an EHR: one each, so that answers of two EHRs can't be mixed up."""
         return f"{self.app_base_url}/callback/{registration.name}"
+
+    def end_session_url(self, registration: Registration) -> str | None:
+        """Return where the user may end the session in the EHR itself, if the registration wants that to be offered.
+
+        OpenID Connect RP-Initiated Logout 1.0. It is never done unasked: it would sign the user out of the EHR.
+        """
+        if not registration.end_session:
+            return None
+        try:
+            configuration, _ = self.endpoints(registration)
+        except LaunchError:
+            return None
+        endpoint = configuration.end_session_endpoint
+        joint = "&" if "?" in endpoint else "?"
+        return f"{endpoint}{joint}{urlencode({'client_id': registration.client_id})}" if endpoint else None
 
     def _load(self, session_ids: dict[str, str], *, use: bool) -> dict[str, LaunchSession]:
         found = (

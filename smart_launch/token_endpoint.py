@@ -144,10 +144,13 @@ def _parse(response: requests.Response, asked: str) -> TokenResponse:
     if access_token is None:
         raise LaunchError("token-unusable", "no access_token")
     scope = document.get("scope")
+    granted = " ".join(scope.split()) if isinstance(scope, str) else asked
+    if not granted.isprintable():
+        raise LaunchError("token-unusable", "scope has control characters")
     return TokenResponse(
         access_token=access_token,
         expires_in=_life(document.get("expires_in")),
-        scopes=ScopeSet.parse(scope if isinstance(scope, str) else asked),
+        scopes=ScopeSet.parse(granted),
         refresh_token=_token(document, "refresh_token"),
         id_token=_token(document, "id_token"),
         document=document,

@@ -93,7 +93,7 @@ def logout(launch_id: str) -> Response:
     session = smart.require(launch_id)
     smart.tokens.revoke(session)
     smart.sessions.end([launch_id], "logout")
-    response = fault_page(LaunchError("signed-out"))
+    response = fault_page(LaunchError("signed-out"), further=smart.end_session_url(session.ehr))
     cookies.clear_cookie(response, cookies.session_cookie(launch_id))
     response.headers["Clear-Site-Data"] = '"cache"'
     return response

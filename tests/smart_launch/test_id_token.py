@@ -59,6 +59,7 @@ WRONG_CLAIMS: list[tuple[str, dict[str, Any]]] = [
     ("sub empty", {"sub": ""}),
     ("sub a number", {"sub": 7}),
     ("sub too long", {"sub": "s" * 300}),
+    ("sub with a NUL", {"sub": "a\0b"}),
     ("at_hash wrong", {"at_hash": half_hash("another token")}),
     ("at_hash empty", {"at_hash": ""}),
     ("at_hash a list", {"at_hash": ["x"]}),
@@ -363,6 +364,13 @@ def test_where_the_ehr_does_not_offer_identity_none_is_required(ehr: StrictEhr, 
     assert scene.home(outcome(scene).location)["subject"] is None
     strict = Scene(ehr, sessions, [registration_of(ehr, require_identity=True)])
     refused(outcome(strict), "identity-unproven")
+
+
+@pytest.mark.requirement("S31", "S62")
+def test_an_id_token_that_nobody_asked_for_makes_no_user(ehr: StrictEhr, sessions: SessionStore) -> None:
+    scene = Scene(ehr, sessions, [registration_of(ehr, scopes="launch patient/Patient.rs")])
+    ehr.token = {"id_token": ehr.id_token(None, "x")}
+    assert scene.home(outcome(scene).location)["subject"] is None
 
 
 @pytest.mark.requirement("S18", "S62")

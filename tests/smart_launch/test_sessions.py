@@ -12,7 +12,7 @@ from psycopg_pool import ConnectionPool
 
 from smart_launch import Keyring, LaunchError, SessionStore, SmartConfigurationError
 from smart_launch.keyring import SealBroken
-from tests.smart_launch.scene import BASE, Scene, refused
+from tests.smart_launch.scene import BASE, Scene, refused, registration_of
 from tests.smart_launch.strict_ehr import StrictEhr
 
 
@@ -143,6 +143,19 @@ def test_logout_does_not_depend_on_the_ehr(scene: Scene, revocation: str | None)
     response = scene.post(f"{path}logout", data={"csrf_token": scene.home(path)["csrf_token"]})
     assert response.status_code == 200
     refused(scene.get(path), "launch-ended")
+
+
+@pytest.mark.requirement("S79")
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_ehr_s_own_session_is_ended_only_if_configured_and_never_unasked(
+    ehr: StrictEhr, sessions: SessionStore, wanted: bool
+) -> None:
+    ehr.discovery["end_session_endpoint"] = f"{ehr.origin}/end"
+    scene = Scene(ehr, sessions, [registration_of(ehr, end_session=wanted)])
+    path = scene.launch()
+    response = scene.post(f"{path}logout", data={"csrf_token": scene.home(path)["csrf_token"]})
+    assert (f'href="{ehr.origin}/end?client_id={ehr.client_id}"' in response.text) is wanted
+    assert "/end" not in ehr.paths()
 
 
 @pytest.mark.requirement("S79")

@@ -28,6 +28,7 @@ def answer(scene: Scene, **members: Any) -> Any:
         {"access_token": 7},
         {"access_token": "line\r\nX-Evil: 1"},
         {"access_token": "two words"},
+        {"scope": "patient/Patient.rs\0"},
     ],
 )
 def test_an_unusable_token_is_refused(scene: Scene, members: dict[str, Any]) -> None:
