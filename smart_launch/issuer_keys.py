@@ -55,15 +55,24 @@ class IssuerKeys:
         LaunchError
             `ehr-unreachable` where the set can't be had.
         """
-        cache_key = f"{registration.name} {jwks_uri}"
-
-        def fetch() -> tuple[VerifyingKey, ...]:
-            return _fetch(jwks_uri, http)
-
-        found = _fitting(self._cache.get(cache_key, fetch), kid, algorithm)
+        found = _fitting(self.published(registration, jwks_uri, http), kid, algorithm)
         if not found:
-            found = _fitting(self._cache.get(cache_key, fetch, not_older_than=_RETRY_S), kid, algorithm)
+            found = _fitting(self.published(registration, jwks_uri, http, not_older_than=_RETRY_S), kid, algorithm)
         return found
+
+    def published(
+        self, registration: Registration, jwks_uri: str, http: GuardedSession, not_older_than: float | None = None
+    ) -> tuple[VerifyingKey, ...]:
+        """Return the usable keys of an EHR's set.
+
+        Raises
+        ------
+        LaunchError
+            `ehr-unreachable`, `ehr-misconfigured`: the set can't be had.
+        """
+        return self._cache.get(
+            f"{registration.name} {jwks_uri}", lambda: _fetch(jwks_uri, http), not_older_than=not_older_than
+        )
 
 
 def _fetch(jwks_uri: str, http: GuardedSession) -> tuple[VerifyingKey, ...]:

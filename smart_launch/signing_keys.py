@@ -12,7 +12,16 @@ from joserfc.jwk import ECKey, RSAKey
 
 from smart_launch.errors import SmartConfigurationError
 
-__all__ = ["SigningKey", "choose_key", "load_keys", "public_jwks"]
+__all__ = [
+    "SigningKey",
+    "add_key",
+    "algorithm_of",
+    "choose_key",
+    "load_keys",
+    "promote_key",
+    "public_jwks",
+    "retire_keys",
+]
 
 SigningKey = ECKey | RSAKey
 
@@ -117,3 +126,35 @@ def public_jwks(keys: Iterable[SigningKey]) -> dict[str, list[dict[str, Any]]]:
             **{name: material[name] for name in _PUBLIC_MEMBERS[str(material["kty"])]},
         }
     return {"keys": list(published.values())}
+
+
+def add_key(data: bytes, *, sign_now: bool = False) -> bytes:
+    """Return a key file with a fresh ES384 key more.
+
+    Rotation takes three steps, so that no EHR meets a key that it does not know: the new key is added behind the old
+    ones and so published; once every EHR's cache has let go of the old set (Epic keeps it up to 29 hours) it is moved
+    to the front and signs; after five minutes more the old ones are retired.
+
+    Parameters
+    ----------
+    data : bytes
+        PEM blocks, as `load_keys` reads them; empty: a first key.
+    sign_now : bool
+        Put the new key in front, for a first key or one that replaces a key that has leaked.
+    """
+    if data.lstrip().startswith(b"{"):
+        raise SmartConfigurationError("keys in a JWK Set are changed where they were made; only PEM files are rotated")
+    fresh = ECKey.generate_key("P-384").as_pem(private=True).strip()
+    kept = [block.strip() for block in _PEM.findall(data)]
+    return b"\n".join([fresh, *kept] if sign_now else [*kept, fresh]) + b"\n"
+
+
+def promote_key(data: bytes) -> bytes:
+    """Return a key file in which the newest key, the last one, comes first and so signs."""
+    blocks = [block.strip() for block in _PEM.findall(data)]
+    return b"\n".join([*blocks[-1:], *blocks[:-1]]) + b"\n"
+
+
+def retire_keys(data: bytes) -> bytes:
+    """Return a key file with nothing but the key that signs."""
+    return b"\n".join(block.strip() for block in _PEM.findall(data)[:1]) + b"\n"
