@@ -1,19 +1,14 @@
-"""Who calls: the static token (AI_AUTH=bearer), or an Entra ID token with role ``Images.Analyse`` (AI_AUTH=entra)."""
+"""Who calls: an Entra ID token with role ``Images.Analyse`` (AI_AUTH=entra), or the static token (AI_AUTH=bearer)."""
 
 from __future__ import annotations
 
-import functools
-import hmac
-
-import jwt
-
-from imaging_core.errors import Permanent, Retryable
+from imaging_core.bearer import Caller, entra_caller, static_caller, token_of
 from imaging_core.settings import Settings
 
 __all__ = ["ANALYSE_ROLE", "authenticate"]
 
 ANALYSE_ROLE = "Images.Analyse"
-_LEEWAY_S = 60
+_STATIC = Caller("static", frozenset({ANALYSE_ROLE}))
 
 
 def authenticate(authorization: str, settings: Settings) -> None:
@@ -26,39 +21,8 @@ def authenticate(authorization: str, settings: Settings) -> None:
     Retryable
         The issuer's keys can't be had.
     """
-    scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise Permanent("unauthenticated", "send Authorization: Bearer with an access token")
+    token = token_of(authorization)
     if settings.ai_auth == "bearer":
-        expected = settings.ai_token.get_secret_value()
-        if not expected or not hmac.compare_digest(token.strip().encode(), expected.encode()):
-            raise Permanent("unauthenticated", "the bearer token is not the one of this service")
-        return
-    roles = _entra_claims(token.strip(), settings).get("roles")
-    if not isinstance(roles, list) or ANALYSE_ROLE not in roles:
-        raise Permanent("forbidden", f"the token lacks app role {ANALYSE_ROLE}")
-
-
-@functools.cache
-def _keys(url: str) -> jwt.PyJWKClient:
-    return jwt.PyJWKClient(url, cache_keys=True, lifespan=600, timeout=5)
-
-
-def _entra_claims(token: str, settings: Settings) -> dict[str, object]:
-    issuer = settings.entra_issuer or f"https://login.microsoftonline.com/{settings.entra_tenant_id}/v2.0"
-    try:
-        key = _keys(f"{issuer.removesuffix('/v2.0')}/discovery/v2.0/keys").get_signing_key_from_jwt(token)
-        claims: dict[str, object] = jwt.decode(
-            token,
-            key,
-            algorithms=["RS256"],
-            audience=settings.ai_audience,
-            issuer=issuer,
-            leeway=_LEEWAY_S,
-            options={"require": ["exp", "iat", "iss", "aud"]},
-        )
-    except jwt.PyJWKClientConnectionError as error:
-        raise Retryable("service-unavailable", "the token issuer's keys can't be had", 10) from error
-    except jwt.PyJWTError as error:
-        raise Permanent("unauthenticated", f"the access token is not valid ({type(error).__name__})") from error
-    return claims
+        static_caller(token, settings.ai_token.get_secret_value(), _STATIC)
+    else:
+        entra_caller(token, settings.ai_audience, settings).require(ANALYSE_ROLE)
