@@ -51,7 +51,13 @@ def configure(service: str, settings: Settings) -> None:
         ``log_level`` and ``otel_exporter_otlp_endpoint`` are read. Libraries that log URLs are held at WARNING, for
         a URL may hold what a log must not.
     """
+
+    def add_service(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event.setdefault("service", service)  # not by context variables: the worker's threads do not inherit them
+        return event
+
     shared: list[structlog.typing.Processor] = [
+        add_service,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
@@ -80,7 +86,6 @@ def configure(service: str, settings: Settings) -> None:
     root.setLevel(settings.log_level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    structlog.contextvars.bind_contextvars(service=service)
     if isinstance(trace.get_tracer_provider(), TracerProvider):
         return  # the Functions host has set one for this process
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
