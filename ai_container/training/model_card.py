@@ -51,6 +51,10 @@ def _met(value: float, goal: float, least: bool) -> str:
     return "met" if reached else f"**missed by {abs(value - goal):.3f}**"
 
 
+def _kept(share: float, promised: float) -> str:
+    return "kept" if share <= promised else "**not kept**"
+
+
 def _interval(value: Mapping[str, float]) -> str:
     return f"{value['value']:.3f} [{value['low']:.3f}–{value['high']:.3f}]"
 
@@ -85,6 +89,8 @@ def model_card(description: Mapping[str, Any], metrics: Mapping[str, Any]) -> st
     """Return the card."""
     output, place, band = description["outputs"][0], metrics["localisation"], metrics["abstention"]
     undecided = band.get("indeterminate_positives", 0) + band.get("indeterminate_negatives", 0)
+    missed = band.get("missed", 0) / band["positives"]
+    alarms = band.get("false_alarms", 0) / band["negatives"]
     return Template(_TEMPLATE.read_text("utf-8")).substitute(
         name=description["name"],
         version=description["version"],
@@ -113,6 +119,10 @@ def model_card(description: Mapping[str, Any], metrics: Mapping[str, Any]) -> st
         specificity=f"{metrics['at_threshold']['specificity_vs_not_normal_and_normal']:.2f}",
         promised=f"{100 * band['promised_error']:.0f}",
         missed=band.get("missed", 0),
+        missed_share=f"{100 * missed:.1f}",
+        missed_kept=_kept(missed, band["promised_error"]),
+        alarm_share=f"{100 * alarms:.1f}",
+        alarm_kept=_kept(alarms, band["promised_error"]),
         positives=band["positives"],
         false_alarms=band.get("false_alarms", 0),
         negatives=band["negatives"],
