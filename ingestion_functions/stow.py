@@ -60,20 +60,32 @@ def store(parts: Services, caller: Caller, request: func.HttpRequest) -> func.Ht
         return problem(error, intake_id=str(delivery.intake_id))
     results = _take_in_all(parts, files, source)
     stored = sum(isinstance(result, TakenIn) and result.stored for result in results)
-    status = 200 if stored == len(results) else 202 if stored else 409
-    if not stored and all(_unreadable(result) for result in results):
-        status = 400
     response = _response(results, parts.settings)
+    if not stored and all(_unreadable(result) for result in results):
+        return problem(_first_error(results), **response)
+    status = 200 if stored == len(results) else 202 if stored else 409
     if answer_type == _XML:
-        return func.HttpResponse(
+        made = func.HttpResponse(
             _xml(response), status_code=status, mimetype=_XML, headers={"Cache-Control": "no-store"}
         )
-    return json_answer(response, status, _JSON)
+    else:
+        made = json_answer(response, status, _JSON)
+    if len(results) == 1 and isinstance(results[0], TakenIn):
+        made.headers["X-Intake-Id"] = str(results[0].delivery.intake_id)
+    return made
 
 
 def _unreadable(result: TakenIn | ImagingError) -> bool:
+    """Nothing in it could be parsed: bad syntax, which is the request's fault (D3)."""
     code = result.delivery.reason if isinstance(result, TakenIn) else result.code
     return code in ("not-dicom", "truncated", "empty-body")
+
+
+def _first_error(results: Sequence[TakenIn | ImagingError]) -> ImagingError:
+    first = results[0]
+    if isinstance(first, ImagingError):
+        return first
+    return Rejected(first.delivery.reason or "internal", first.delivery.detail or "")
 
 
 def _accepted(accept: str) -> str:

@@ -15,7 +15,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.uid import generate_uid
 
 from imaging_core.database import unit_of_work
-from ingestion_functions import stow
+from ingestion_functions import progress, stow
 from ingestion_functions.services import Services
 from tests.dicom_samples import instance, multipart, part10
 from tests.ingestion_functions.conftest import Door
@@ -73,7 +73,16 @@ def test_some_stored_is_202_and_the_others_have_reasons(parts: Services, door: D
 
 @pytest.mark.requirement("D3")
 def test_nothing_readable_is_400(door: Door, parts: Services) -> None:
-    assert door(stow.store, *multipart(NOT_DICOM)).status_code == 400
+    response = door(stow.store, *multipart(NOT_DICOM, NOT_DICOM))
+    assert (response.status_code, response.mimetype) == (400, "application/problem+json")
+    assert body_of(response)["code"] == "not-dicom"
+    assert reasons(body_of(response)) == ["C000", "C000"]
+
+
+def test_a_single_delivery_can_be_followed(door: Door, parts: Services) -> None:
+    response = door(stow.store, *multipart(part10(instance())))
+    state = door(progress.delivery, method="GET", route={"intake_id": response.headers["X-Intake-Id"]})
+    assert body_of(state)["outcome"] == "accepted"
 
 
 @pytest.mark.requirement("D4", "D15")
