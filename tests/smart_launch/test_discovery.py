@@ -230,6 +230,23 @@ def test_redirects_are_not_followed(scene: Scene, target: str) -> None:
     refused(scene.start(), "ehr-unreachable")
 
 
+@pytest.mark.requirement("S21", "S47", "XC9")
+def test_redirects_are_not_followed_within_the_ehr_either(scene: Scene) -> None:
+    scene.ehr.discovery_answer = lambda: raw_answer("", 307, headers={"Location": f"{scene.ehr.origin}/elsewhere"})
+    scene.start()
+    assert scene.ehr.paths() == [WELL_KNOWN]
+
+
+@pytest.mark.requirement("S7", "S68", "XA3")
+def test_a_session_reaches_its_own_origins_only(ehr: StrictEhr, second_ehr: StrictEhr) -> None:
+    http = GuardedSession({ehr.origin})
+    assert http.get(ehr.iss + "/.well-known/smart-configuration").status_code == 200
+    for url in (second_ehr.iss, ehr.origin.replace("http:", "https:"), ehr.origin.replace("127.0.0.1", "localhost")):
+        with pytest.raises(AddressRefused):
+            http.get(url)
+    assert second_ehr.seen == []
+
+
 @contextmanager
 def _raw_server(answer: bytes, pause: float = 0.0) -> Iterator[int]:
     """Serve bytes, as no HTTP library would, on a loopback port."""
