@@ -94,6 +94,8 @@ def _of_image(path: Path, response: httpx.Response) -> Sent:
 
 def _of_stow(path: Path, response: httpx.Response) -> Sent:
     body = _json(response)
+    if "code" in body:
+        return Sent(path, "rejected", f"{body['code']}: {body.get('detail', '')}")
     for tag, outcome in (("00081199", "stored"), ("00081198", "rejected"), ("0008119A", "rejected")):
         for item in _items(body, tag):
             reason = _first(item, "00081197")

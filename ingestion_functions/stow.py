@@ -42,9 +42,10 @@ def store(parts: Services, caller: Caller, request: func.HttpRequest) -> func.Ht
     Returns
     -------
     HttpResponse
-        200 where all are stored, 202 where some are, 409 where none is, with a Store Instances Response (PS3.18
-        10.5.3); a problem where the request itself can't be read (400, 406, 413, 415) or a store is away (503,
-        Retry-After).
+        200 where all are stored, 202 where some are, 409 where none is, with a Store Instances Response
+        (PS3.18 10.5.3); a problem where nothing of the request can be read (400, with the failed items as further
+        members), and for 406, 413, 415 and 503 (a store is away, Retry-After). A single delivery is named in
+        ``X-Intake-Id``, to be asked for at ``/api/intake/{id}``.
     """
     study = request.route_params.get("study", "")
     source = Source("stow", caller.client, site_of(parts, caller), study_uid=study)
