@@ -1,12 +1,11 @@
 """From a decoded image to what the network sees: the same code in training, in the service and in batch.
 
 The network sees what a person sees: display values by `imaging_core.dicom.pixels.render` (modality LUT, VOI,
-MONOCHROME1 once, padding black), from 0 to 255. So a DICOM file and the PNG of its display give the same score by
-construction. Then
+MONOCHROME1 once, padding black), from 0 to 255; where the header holds no VOI, as in a converted picture, the values
+themselves. So a DICOM file and the PNG of its display give the same score by construction. Then
 
 1. shrink to 224 x 224 by way of 299 x 299, anti-aliased, without regard to the aspect ratio (the training images come
-squashed
-   to a square by their publisher);
+   squashed to a square by their publisher);
 2. stretch the 1st to 99th percentile to 0..1, padding left out;
 3. blur by a Gaussian of sigma 1 pixel, which hides by which program an image was resampled.
 """
@@ -115,14 +114,20 @@ def harmonise(display: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | N
     return _blur(np.asarray(grid, np.float32))
 
 
-def _prepared(display: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | None) -> ModelInput:
-    eight_bit = display if display.dtype == np.uint8 else _eight_bit(display)
+def _prepared(
+    display: npt.NDArray[np.generic],
+    valid: npt.NDArray[np.bool_] | None,
+    shown: npt.NDArray[np.uint8] | None = None,
+) -> ModelInput:
+    eight_bit = _eight_bit(display) if shown is None else shown
     picture = Image.fromarray(eight_bit).convert("L")
     picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE), Image.Resampling.BILINEAR)
     return ModelInput(harmonise(display, valid), display.shape[0], display.shape[1], np.asarray(picture))
 
 
 def _eight_bit(display: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    if display.dtype == np.uint8:
+        return np.asarray(display, np.uint8)
     values = np.asarray(display, np.float32)
     low, high = float(values.min()), float(values.max())
     return np.asarray((values - low) / max(high - low, 1e-6) * 255, np.uint8)
@@ -159,4 +164,7 @@ def prepare_dicom(data: bytes, frame: int = 0) -> ModelInput:
         As `imaging_core.dicom.pixels.decode`.
     """
     image = decode(data, frame)
-    return _prepared(render(image), image.valid)
+    shown = render(image)
+    if image.values.ndim == 2 and not image.windows and image.voi_lut is None:
+        return _prepared(image.pixels, image.valid, shown)
+    return _prepared(shown, image.valid, shown)
