@@ -38,6 +38,7 @@ from imaging_core.settings import Settings
 __all__ = ["Parts", "create_app"]
 
 _OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
+_ASSUMED_AGE = 40.0
 _FHIR_JSON = "application/fhir+json"
 log = telemetry.get_logger(__name__)
 
@@ -252,15 +253,21 @@ def _preview(held: Parts) -> Response:
     with _total(timings):
         analyser = held.analyser()
         model = request.args.get("model") or None
+        assumed: list[str] = []
         if request.mimetype == "application/dicom":
             analysis = analyser.one(data, None, prepare_dicom, (), model, timings)
         elif request.mimetype in ("image/png", "image/jpeg"):
-            facts = ImageFacts(modality="DX", age_years=_age(request.args.get("age")))
+            given = _age(request.args.get("age"))
+            # A bare picture tells no age and nothing is published: the caller vouches for an adult, the answer says so.
+            assumed = ["adult"] if given is None else []
+            facts = ImageFacts(modality="DX", age_years=_ASSUMED_AGE if given is None else given)
             limit = held.settings.max_image_pixels
             analysis = analyser.one(data, facts, prepare_display, (limit,), model, timings)
         else:
             raise Permanent("unsupported-media-type", "application/dicom, image/png or image/jpeg")
         body = {**answer(analysis), "artifacts": {}, "resources": []}
+        if assumed:
+            body["assumed"] = assumed
         if request.args.get("heatmap") == "true" and analysis.key_image is not None:
             began = time.perf_counter()
             body["heatmap_png"] = base64.b64encode(heatmap_picture(analysis.key_image)).decode()

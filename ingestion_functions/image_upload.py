@@ -125,6 +125,8 @@ def upload(parts: Services, caller: Caller, request: func.HttpRequest) -> func.H
         "sop_uid": delivery.sop_uid,
         "outcome": row.get("outcome", delivery.outcome),
     }
+    if "acquired_at" not in form:
+        body["warning"] = "without acquired_at the patient's age is unknown, and models for adults do not look at it"
     if row.get("reason"):
         body["reason"] = row["reason"]
         body["detail"] = Permanent(row["reason"]).detail

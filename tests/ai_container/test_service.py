@@ -356,12 +356,14 @@ def test_preview_of_dicom(client: FlaskClient, chest: bytes) -> None:
 
 @pytest.mark.requirement("R3")
 def test_preview_of_a_picture(client: FlaskClient, chest: bytes) -> None:
-    """A picture has no header: without an age it is not analysed, with one it is."""
+    """A picture has no header: without an age an adult is assumed and the answer says so; a child is refused."""
     out = io.BytesIO()
     Image.fromarray(render(decode(chest))).save(out, "PNG")
     picture = {"data": out.getvalue(), "content_type": "image/png"}
     answer = ok(client.post("/v1/analyses:preview", **picture))
-    assert [item["reason"] for item in answer["not_analysed"]] == ["age-unknown"]
+    assert answer["assumed"] == ["adult"]
+    child = ok(client.post("/v1/analyses:preview?age=4", **picture))
+    assert [item["reason"] for item in child["not_analysed"]] == ["child"]
     aged = ok(client.post("/v1/analyses:preview?age=64", **picture))
     direct = ok(client.post("/v1/analyses:preview", data=chest, content_type="application/dicom"))
     assert aged["findings"][0]["probability"] == pytest.approx(direct["findings"][0]["probability"], abs=1e-3)
