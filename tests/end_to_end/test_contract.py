@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import Path
 
 import httpx
@@ -92,7 +93,7 @@ def test_app_paths(stack: Stack, path: str, status: set[int]) -> None:
     response = httpx.get(
         f"https://127.0.0.1:{port}{path}",
         headers={"Host": f"app.localhost:{port}"},
-        verify=found["ca_file"],
+        verify=ssl.create_default_context(cafile=found["ca_file"]),
         timeout=30,
     )
     assert response.status_code in status, response.text[:500]

@@ -196,7 +196,7 @@ def test_the_acts_are_audited_and_delivered_once(
     found = [
         event["outcomeDesc"]
         for event in parts.fhir.search("AuditEvent", {"_count": "200"})
-        if any(entity["what"].get("reference") == study for entity in event["entity"])
+        if any(entity.get("what", {}).get("reference") == study for entity in event["entity"])
     ]
     assert sorted(found) == ["Image received", "Study analysed by a model"]
 
