@@ -18,7 +18,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom._uid_dict import UID_dictionary
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filebase import DicomIO
@@ -104,6 +104,7 @@ def read_header(data: bytes, limits: HeaderLimits) -> DicomHeader:
             dataset = dcmread(_inflated(data, meta, offset, limits), force=False)
         else:
             dataset = dcmread(BytesIO(data), force=False)
+            _check_end(dataset, data)
         count = _measure(dataset, limits)
     except Rejected:
         raise
@@ -178,6 +179,25 @@ def _inflated(data: bytes, meta: Dataset, offset: int, limits: HeaderLimits) -> 
     out.write(body)
     out.seek(0)
     return out
+
+
+_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
+_AFTER_PIXELS = (b"\xfc\xff", b"\xfa\xff")  # padding (FFFC,FFFC) and digital signatures (FFFA,FFFA), PS3.10 7.2
+
+
+def _check_end(dataset: Dataset, data: bytes) -> None:
+    """Find bytes behind the pixels that are no data elements (D49): another file may hide there."""
+    raw: Any = dataset.get_item("PixelData") if "PixelData" in dataset else None
+    if not isinstance(raw, RawDataElement) or raw.value is None or not dataset.is_little_endian:
+        return
+    if raw.length == 0xFFFFFFFF:
+        at = data.rfind(_DELIMITER)
+        end = at + len(_DELIMITER) if at >= raw.value_tell else len(data)
+    else:
+        end = raw.value_tell + raw.length
+    rest = data[end:]
+    if rest.strip(b"\0") and not rest.startswith(_AFTER_PIXELS):
+        raise Rejected("trailing-bytes", f"{len(rest)} bytes after the pixel data are no data elements")
 
 
 def _measure(dataset: Dataset, limits: HeaderLimits) -> int:

@@ -81,6 +81,14 @@ def _text(value: Any) -> Any:
     return value.replace("\0", "") if isinstance(value, str) else value
 
 
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nul(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nul(item) for item in value]
+    return _text(value)
+
+
 def add_instance(
     connection: Connection,
     header: DicomHeader,
@@ -113,7 +121,7 @@ def add_instance(
             header.pixel_sha256,
             size,
             blob,
-            json.dumps(header.attributes).replace("\\u0000", ""),
+            json.dumps(_without_nul(header.attributes)),
             header.own,
             client,
         ),

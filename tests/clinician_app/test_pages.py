@@ -155,7 +155,7 @@ def test_a_signed_report_is_shown_as_reviewed(clinic: Clinic, write: Callable[[M
     assert "Automated analysis, not reviewed" not in page
 
 
-@pytest.mark.requirement("XE4", "XC3")
+@pytest.mark.requirement("D48", "XE4", "XC3")
 def test_whatever_a_record_holds_is_shown_as_text(clinic: Clinic, fhir_client: FhirClient) -> None:
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}'
     person = patient("made-up-evil", evil, [evil], "1990-01-01", "other", evil)

@@ -113,7 +113,10 @@ def test_preview_publishes_nothing(stack: Stack) -> None:
     assert {"findings", "not_analysed", "model"} <= set(response.json())
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "send", "intake", "redrive", "demo", "migrate"])
+@pytest.mark.parametrize(
+    "command",
+    ["up", "down", "status", "send", "intake", "holds", "redrive", "demo", "migrate", "doctor", "keys", "cache"],
+)
 def test_commands(stack: Stack, command: str) -> None:
     assert "Usage" in stack.run(command, "--help").stdout
 
@@ -121,3 +124,23 @@ def test_commands(stack: Stack, command: str) -> None:
 @pytest.mark.parametrize("target", ["demo", "install", "test"])
 def test_make_targets(target: str) -> None:
     assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("arguments", [("doctor",), ("doctor", "ehr", "sandbox")])
+def test_doctor_finds_nothing_wrong(stack: Stack, arguments: tuple[str, ...]) -> None:
+    operator = Stack(stack.folder, stack.environment | {"IMAGING_DATA_DIR": str(stack.folder)})
+    done = operator.run(*arguments, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "wrong" not in done.stdout
+
+
+def test_keys_are_rotated_in_three_steps(stack: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "client.pem"
+    file.write_bytes((stack.folder / "keys" / "sandbox.pem").read_bytes())
+    counts = []
+    for step in ("--add", "--promote", "--retire"):
+        stack.run("keys", "rotate", str(file), step)
+        counts.append(file.read_text().count("BEGIN"))
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert counts == [2, 2, 1]
+    assert file.read_bytes().strip() != (stack.folder / "keys" / "sandbox.pem").read_bytes().strip()

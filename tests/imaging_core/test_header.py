@@ -89,6 +89,16 @@ def test_hashes_ignore_the_preamble() -> None:
     assert first.dataset_sha256 == second.dataset_sha256
 
 
+@pytest.mark.requirement("D49")
+def test_trailing_bytes_are_found() -> None:
+    data = part10(instance())
+    assert refused(data + b"%PDF-1.7 hidden") == "trailing-bytes"
+    assert refused(data + b"<script>x</script>") == "trailing-bytes"
+    assert read_header(data + bytes(512), LIMITS).own is False  # a file padded with zeros hides nothing
+    padding = b"\xfc\xff\xfc\xffOB\0\0" + (4).to_bytes(4, "little") + bytes(4)
+    assert read_header(data + padding, LIMITS).own is False
+
+
 @pytest.mark.requirement("D45")
 def test_limits_are_settings_and_name_themselves() -> None:
     with pytest.raises(Rejected, match="MAX_ELEMENTS = 5"):

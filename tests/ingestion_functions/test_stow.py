@@ -198,6 +198,20 @@ def test_nothing_without_the_token(door: Door, parts: Services, token: str) -> N
     assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
+@pytest.mark.requirement("D47")
+def test_a_nul_in_a_text_never_reaches_the_database(door: Door, parts: Services) -> None:
+    sent = instance(StudyDescription="Chest\0; DROP", ImageComments="a literal \\u0000 stays")
+    response = door(stow.store, *multipart(part10(sent)))
+    assert response.status_code == 200
+    with unit_of_work(parts.pool) as connection:
+        row = connection.execute(
+            "SELECT header FROM ledger.instance WHERE sop_uid = %s", (sent.SOPInstanceUID,)
+        ).fetchone()
+    assert row is not None
+    assert row[0]["00081030"]["Value"] == ["Chest; DROP"]
+    assert row[0]["00204000"]["Value"] == ["a literal \\u0000 stays"]
+
+
 def test_what_is_stored_is_what_was_sent(door: Door, parts: Services) -> None:
     sent = instance(PatientName="Łukasz^Żółć", SpecificCharacterSet="ISO_IR 192")
     door(stow.store, *multipart(part10(sent)))
