@@ -80,6 +80,9 @@ class BlobStore:
         options: dict[str, Any] = {
             "retry_total": 3,
             "retry_connect": 2,
+            # the SDK's first pause is 15 s: a sender is told 503 long before that
+            "initial_backoff": 0.5,
+            "increment_base": 2,
             "connection_timeout": 5,
             "read_timeout": 60,
             "max_single_put_size": 64 * 1024 * 1024,

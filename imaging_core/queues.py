@@ -39,7 +39,14 @@ class Queues:
     @classmethod
     def from_settings(cls, settings: Settings) -> Queues:
         """Open the account of STORAGE_CONNECTION_STRING, else STORAGE_QUEUE_URL by managed identity."""
-        options: dict[str, Any] = {"retry_total": 3, "retry_connect": 2, "connection_timeout": 5, "read_timeout": 20}
+        options: dict[str, Any] = {
+            "retry_total": 3,
+            "retry_connect": 2,
+            "initial_backoff": 0.5,
+            "increment_base": 2,
+            "connection_timeout": 5,
+            "read_timeout": 20,
+        }
         connection = settings.storage_connection_string.get_secret_value()
         if connection:
             return cls(QueueServiceClient.from_connection_string(connection, **options))
