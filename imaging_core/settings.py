@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL URL of this process's role")
     database_worklist_url: SecretStr = Field(SecretStr(""), description="PostgreSQL URL of imaging_worklist (app)")
     database_auth: Literal["password", "entra"] = Field("password", description="Password in the URL or Entra token")
-    database_pool_size: int = Field(8, ge=1, le=200, description="Most connections of one process")
+    database_pool_size: int = Field(20, ge=1, le=200, description="Most connections of one process")
 
     # AI container
     ai_url: str = Field("", description="Address of the AI container")

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from imaging_core.settings import load_settings
+
 APP = Path(__file__).parents[2] / "ingestion_functions" / "function_app.py"
 _INDEX = """
 import asyncio, json, sys
@@ -79,6 +81,9 @@ def test_host_json_retries_queues() -> None:
     assert queues["maxDequeueCount"] == 5
     assert queues["visibilityTimeout"] == "00:00:10"
     assert host["extensions"]["http"]["routePrefix"] == "api"
+    # each step holds a connection while it waits for FHIR or the model: intake must always find one of its own
+    steps = 2 * (queues["batchSize"] + queues["newBatchThreshold"])
+    assert load_settings().database_pool_size >= steps + 8
 
 
 def test_the_app_holds_bindings_and_nothing_else() -> None:
