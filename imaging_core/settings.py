@@ -49,7 +49,9 @@ class Settings(BaseSettings):
 
     # PostgreSQL
     database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL URL of this process's role")
-    database_worklist_url: SecretStr = Field(SecretStr(""), description="PostgreSQL URL of imaging_worklist (app)")
+    database_worklist_url: SecretStr = Field(
+        SecretStr(""), description="PostgreSQL URL of imaging_worklist (not read yet)"
+    )
     database_auth: Literal["password", "entra"] = Field("password", description="Password in the URL or Entra token")
     database_pool_size: int = Field(20, ge=1, le=200, description="Most connections of one process")
 
@@ -102,9 +104,7 @@ class Settings(BaseSettings):
     decode_workers: int = Field(2, ge=1, le=64, description="Decode children per process")
 
     # steps
-    max_step_tries: int = Field(5, ge=1, description="Tries of a step before its study is marked failed")
     sweep_after_s: float = Field(60.0, gt=0, description="Age at which the sweep looks after an unfinished study")
-    study_quiet_s: float = Field(0.0, ge=0, description="Wait after the last instance of a study before it is analysed")
 
     # the app
     smart_registrations: str = Field("", description="TOML file with the registered EHRs")
@@ -114,7 +114,9 @@ class Settings(BaseSettings):
     key_vault_url: str = Field("", description="Key Vault of `keyvault:` secrets")
 
     # telemetry
-    applicationinsights_connection_string: SecretStr = Field(SecretStr(""), description="Application Insights")
+    applicationinsights_connection_string: SecretStr = Field(
+        SecretStr(""), description="Application Insights (not read yet)"
+    )
     otel_exporter_otlp_endpoint: str = Field("", description="OTLP receiver (HTTP)")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level of log lines")
 
