@@ -65,6 +65,10 @@ class DicomHeader:
         Of the value of Pixel Data (7FE0,0010); None without pixels.
     own : bool
         Made by this system from an analysis.
+    flags : tuple of str
+        What a person should know of the image, e.g. ``burned-in-annotation`` (D42).
+    warnings : tuple of str
+        DICOM warning reasons of an instance that is stored all the same, e.g. ``B007`` (PS3.4 B.2.3).
     """
 
     sop_uid: str
@@ -76,6 +80,8 @@ class DicomHeader:
     dataset_sha256: str
     pixel_sha256: str | None
     own: bool
+    flags: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def valid_uid(text: str) -> bool:
