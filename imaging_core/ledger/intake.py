@@ -48,6 +48,7 @@ class Delivery:
     upload_id: uuid.UUID | None = None
     trace_id: str = ""
     delivery_key: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ def record(connection: Connection, delivery: Delivery) -> bool:
     cursor = connection.execute(
         """
         INSERT INTO ledger.intake (intake_id, delivery_key, source, client, site, outcome, reason, detail, sop_uid,
-                                   study_uid, sha256, bytes, blob, upload_id, trace_id)
+                                   study_uid, sha256, bytes, blob, upload_id, trace_id, warnings)
         VALUES (%(intake_id)s, %(delivery_key)s, %(source)s, %(client)s, %(site)s, %(outcome)s, %(reason)s, %(detail)s,
-                %(sop_uid)s, %(study_uid)s, %(sha256)s, %(bytes)s, %(blob)s, %(upload_id)s, %(trace_id)s)
+                %(sop_uid)s, %(study_uid)s, %(sha256)s, %(bytes)s, %(blob)s, %(upload_id)s, %(trace_id)s,
+                %(warnings)s)
         ON CONFLICT (delivery_key) DO NOTHING
         """,
-        {name: _text(value) for name, value in vars(delivery).items()},
+        {name: _text(value) for name, value in vars(delivery).items()} | {"warnings": list(delivery.warnings)},
     )
     return cursor.rowcount == 1
 
@@ -107,8 +109,8 @@ def add_instance(
     cursor = connection.execute(
         """
         INSERT INTO ledger.instance (sop_uid, study_uid, series_uid, sop_class_uid, transfer_syntax_uid, dataset_sha256,
-                                     pixel_sha256, bytes, blob, header, own, client)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                                     pixel_sha256, bytes, blob, header, own, client, flags)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         ON CONFLICT (sop_uid) DO NOTHING
         """,
         (
@@ -124,6 +126,7 @@ def add_instance(
             json.dumps(_without_nul(header.attributes)),
             header.own,
             client,
+            list(header.flags),
         ),
     )
     return cursor.rowcount == 1
