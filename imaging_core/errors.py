@@ -187,6 +187,49 @@ _TABLE = [
     ),
     ErrorCode("not-an-image", 415, "The file is neither PNG nor JPEG.", "Le fichier n'est ni PNG ni JPEG."),
     ErrorCode("colour-not-supported", 415, "This colour model is not taken.", "Ce modèle de couleur n'est pas pris."),
+    ErrorCode(
+        "directory",
+        400,
+        "A DICOMDIR is an index and not an image; the files that it names are taken one by one.",
+        "Un DICOMDIR est un index et non une image ; les fichiers qu'il nomme sont pris un par un.",
+        0x0122,
+    ),
+    ErrorCode(
+        "file-type-not-taken",
+        415,
+        "This kind of file is not taken: send DICOM, PNG, JPEG or a zip of them.",
+        "Ce type de fichier n'est pas pris : envoyez DICOM, PNG, JPEG ou un zip de ceux-ci.",
+        0xC000,
+    ),
+    # archives
+    ErrorCode(
+        "archive-unreadable",
+        400,
+        "The archive, or this file in it, can't be unpacked.",
+        "L'archive, ou ce fichier qu'elle contient, ne peut être décompressé.",
+        0xC000,
+    ),
+    ErrorCode(
+        "archive-encrypted",
+        415,
+        "The file is encrypted in its archive.",
+        "Le fichier est chiffré dans son archive.",
+        0xC000,
+    ),
+    ErrorCode(
+        "archive-nested",
+        415,
+        "An archive inside an archive is not unpacked.",
+        "Une archive dans une archive n'est pas décompressée.",
+        0xC000,
+    ),
+    ErrorCode(
+        "archive-too-large",
+        413,
+        "The archive holds more than the limit.",
+        "L'archive contient plus que la limite.",
+        0xA700,
+    ),
     # identity
     ErrorCode("patient-id-empty", 409, "The instance names no patient.", "L'instance ne nomme aucun patient."),
     ErrorCode(

@@ -106,6 +106,30 @@ class Settings(BaseSettings):
     # steps
     sweep_after_s: float = Field(60.0, gt=0, description="Age at which the sweep looks after an unfinished study")
 
+    # archives that are dropped
+    max_archive_entries: int = Field(10_000, gt=0, description="Entries of a dropped zip archive")
+    max_archive_bytes: int = Field(8192 * MIB, gt=0, description="Bytes of a dropped zip archive after inflating")
+    max_archive_ratio: int = Field(200, gt=1, description="Inflated size of a dropped zip archive over its own size")
+
+    # the DICOM listener (`imaging listen`)
+    listen_host: str = Field("127.0.0.1", description="Address that the DICOM listener binds")
+    listen_port: int = Field(11112, ge=0, le=65535, description="Port of the DICOM listener; 0: any that is free")
+    listen_ae_title: Annotated[str, Field(min_length=1, max_length=16)] = Field(
+        "IMAGING", description="AE title of the DICOM listener, which callers must name"
+    )
+    listen_allowed_ae: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Calling AE titles that may send (comma-separated); empty: those of SITES"
+    )
+    listen_tls_cert: str = Field("", description="Certificate chain (PEM); with it the listener speaks TLS only")
+    listen_tls_key: str = Field("", description="Private key of the certificate (PEM)")
+    listen_tls_ca: str = Field("", description="Authorities (PEM); with it callers need a certificate of theirs")
+    listen_allow_plain: bool = Field(False, description="Listen without TLS on an address that is not loopback")
+    listen_max_associations: int = Field(16, ge=1, le=200, description="Associations at once")
+    listen_max_pdu: int = Field(131_072, ge=4096, le=1_048_576, description="Largest PDU that callers may send, bytes")
+    listen_associate_s: float = Field(15.0, gt=0, description="Time for TLS and association negotiation, in seconds")
+    listen_idle_s: float = Field(60.0, gt=0, description="Time after which a silent association ends, in seconds")
+    listen_grace_s: float = Field(30.0, ge=0, description="Time to finish running C-STOREs at the end, in seconds")
+
     # the app
     smart_registrations: str = Field("", description="TOML file with the registered EHRs")
     app_base_url: str = Field("https://app.localhost:5443", description="Public address of the clinician app")
@@ -127,7 +151,7 @@ class Settings(BaseSettings):
     def _without_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")
 
-    @field_validator("trusted_retrieve_hosts", mode="before")
+    @field_validator("trusted_retrieve_hosts", "listen_allowed_ae", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

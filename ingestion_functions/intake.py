@@ -21,7 +21,7 @@ from imaging_core.ledger.intake import Delivery
 from imaging_core.queues import STUDIES
 from imaging_core.sites import Site
 from ingestion_functions.auth import Caller
-from ingestion_functions.services import Services
+from ingestion_functions.services import IntakeServices
 
 __all__ = ["Source", "TakenIn", "refuse", "site_of", "take_in"]
 
@@ -70,7 +70,7 @@ class TakenIn:
         return self.delivery.outcome in ("accepted", "duplicate")
 
 
-def site_of(parts: Services, caller: Caller) -> Site:
+def site_of(parts: IntakeServices, caller: Caller) -> Site:
     """Return the caller's site.
 
     Raises
@@ -84,7 +84,7 @@ def site_of(parts: Services, caller: Caller) -> Site:
     return site
 
 
-def take_in(parts: Services, data: bytes, source: Source) -> TakenIn:
+def take_in(parts: IntakeServices, data: bytes, source: Source) -> TakenIn:
     """Read, store and register one DICOM Part 10 file in the ledger.
 
     Returns
@@ -120,7 +120,7 @@ def take_in(parts: Services, data: bytes, source: Source) -> TakenIn:
         return TakenIn(_store(parts, data, header, delivery), header.sop_class_uid)
 
 
-def refuse(parts: Services, error: ImagingError, source: Source, *, size: int = 0, detail: str = "") -> Delivery:
+def refuse(parts: IntakeServices, error: ImagingError, source: Source, *, size: int = 0, detail: str = "") -> Delivery:
     """Write the row of a delivery that never became a file: empty body, wrong media type, missing field."""
     return _write(
         parts,
@@ -140,7 +140,7 @@ def refuse(parts: Services, error: ImagingError, source: Source, *, size: int = 
     )
 
 
-def _header(parts: Services, data: bytes, source: Source) -> DicomHeader:
+def _header(parts: IntakeServices, data: bytes, source: Source) -> DicomHeader:
     limit = parts.settings.max_instance_bytes
     if len(data) > limit:
         raise Rejected("instance-too-large", f"{len(data)} bytes, MAX_INSTANCE_BYTES = {limit}")
@@ -150,7 +150,7 @@ def _header(parts: Services, data: bytes, source: Source) -> DicomHeader:
     return header
 
 
-def _store(parts: Services, data: bytes, header: DicomHeader, delivery: Delivery) -> Delivery:
+def _store(parts: IntakeServices, data: bytes, header: DicomHeader, delivery: Delivery) -> Delivery:
     name = f"{header.study_uid}/{header.series_uid}/{header.sop_uid}.dcm"
     with unit_of_work(parts.pool) as connection:
         known = ledger.find_instance(connection, header.sop_uid)
@@ -192,7 +192,7 @@ def _store(parts: Services, data: bytes, header: DicomHeader, delivery: Delivery
     return accepted
 
 
-def _stored_hash(parts: Services, name: str) -> str:
+def _stored_hash(parts: IntakeServices, name: str) -> str:
     try:
         return parts.blobs.info("images", name).metadata.get("datasetsha256", "")
     except BlobMissing as error:
@@ -200,7 +200,7 @@ def _stored_hash(parts: Services, name: str) -> str:
 
 
 def _known(
-    parts: Services, data: bytes, header: DicomHeader, delivery: Delivery, dataset_sha256: str, blob: str
+    parts: IntakeServices, data: bytes, header: DicomHeader, delivery: Delivery, dataset_sha256: str, blob: str
 ) -> Delivery:
     """Same UID: the same content is a duplicate (D14), other content is never a silent overwrite (D15)."""
     if dataset_sha256 == header.dataset_sha256:
@@ -208,14 +208,14 @@ def _known(
     return _conflict(parts, data, delivery)
 
 
-def _conflict(parts: Services, data: bytes, delivery: Delivery) -> Delivery:
+def _conflict(parts: IntakeServices, data: bytes, delivery: Delivery) -> Delivery:
     error = Rejected(
         "conflicting-content", "this SOP Instance UID is stored with other content; an admin will look at it"
     )
     return _quarantine(parts, data, delivery, error)
 
 
-def _quarantine(parts: Services, data: bytes, delivery: Delivery, error: Rejected) -> Delivery:
+def _quarantine(parts: IntakeServices, data: bytes, delivery: Delivery, error: Rejected) -> Delivery:
     name = f"{delivery.sha256}.dcm"
     parts.blobs.put_new("quarantine", name, data)
     return _write(
@@ -224,7 +224,7 @@ def _quarantine(parts: Services, data: bytes, delivery: Delivery, error: Rejecte
     )
 
 
-def _write(parts: Services, delivery: Delivery) -> Delivery:
+def _write(parts: IntakeServices, delivery: Delivery) -> Delivery:
     with unit_of_work(parts.pool) as connection:
         ledger.record(connection, delivery)
     log.info(delivery.outcome, step="intake", code=delivery.reason, bytes=delivery.bytes)

@@ -17,12 +17,12 @@ from imaging_core.queues import Queues
 from imaging_core.settings import Settings, load_settings
 from imaging_core.sites import Sites
 
-__all__ = ["Services", "ai_headers", "services"]
+__all__ = ["IntakeServices", "Services", "ai_headers", "intake_services", "services"]
 
 
 @dataclass(frozen=True)
-class Services:
-    """What the functions of this app work with."""
+class IntakeServices:
+    """What intake works with, whichever door a file came through."""
 
     settings: Settings
     sites: Sites
@@ -30,6 +30,12 @@ class Services:
     queues: Queues
     pool: Pool
     decoder: DecodePool
+
+
+@dataclass(frozen=True)
+class Services(IntakeServices):
+    """What the functions of this app work with."""
+
     fhir: FhirClient
     ai: httpx.Client
 
@@ -63,6 +69,19 @@ def services() -> Services:
             timeout=httpx.Timeout(settings.ai_timeout_s, connect=5.0),
             follow_redirects=False,
         ),
+    )
+
+
+def intake_services(settings: Settings) -> IntakeServices:
+    """Open what a process needs that only takes in: stores, ledger, decode children; neither FHIR nor AI."""
+    settings.require("database_url")
+    return IntakeServices(
+        settings=settings,
+        sites=Sites.from_settings(settings),
+        blobs=BlobStore.from_settings(settings),
+        queues=Queues.from_settings(settings),
+        pool=open_pool(settings),
+        decoder=DecodePool.from_settings(settings),
     )
 
 

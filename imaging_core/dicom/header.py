@@ -236,7 +236,7 @@ def _uids(dataset: Dataset, meta: Dataset) -> dict[str, str]:
     }
     found = {}
     if str(dataset.get("SOPClassUID", meta.get("MediaStorageSOPClassUID", ""))) == _DICOMDIR:
-        raise Rejected("sop-class-not-supported", "a DICOMDIR is an index, not an instance: send the files it lists")
+        raise Rejected("directory", "a DICOMDIR is an index, not an instance: send the files that it names")
     for field, keyword in names.items():
         value = dataset.get(keyword)
         text = str(value) if value else ""
