@@ -191,6 +191,8 @@ def _ai(ports: Ports, credentials: Credentials, environment: Mapping[str, str]) 
 
 def _app(ports: Ports, credentials: Credentials, certificates: Certificates, environment: Mapping[str, str]) -> Part:
     settings = _with_database(environment, ports, credentials, "imaging_page")
+    # the sandbox EHR's FHIR is the imaging service, seen through the token's rights
+    settings["FHIR_ALIASES"] = os.environ.get("FHIR_ALIASES") or f"https://ehr.localhost:{ports.ehr}/fhir"
     settings["DATABASE_WORKLIST_URL"] = database_url(credentials, ports.postgres, "imaging_worklist")
     settings["APP_KEYS"] = credentials.app_keys
     # one machine shares its cores among all parts; a second process of the app costs as much memory as the first
