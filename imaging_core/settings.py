@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     fhir_auth: Literal["entra", "bearer", "none"] = Field("entra", description="How to authenticate there")
     fhir_token: SecretStr = Field(SecretStr(""), description="Static bearer token (FHIR_AUTH=bearer)")
     fhir_audience: str = Field("", description="Entra audience; empty: the base URL")
+    fhir_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Other base URLs of the same FHIR service, such as an EHR in front of it (comma-separated)"
+    )
 
     # blob and queue
     storage_account_url: str = Field("", description="Blob endpoint, reached by managed identity")
@@ -105,6 +108,10 @@ class Settings(BaseSettings):
 
     # steps
     sweep_after_s: float = Field(60.0, gt=0, description="Age at which the sweep looks after an unfinished study")
+
+    max_bytes_in_work: int = Field(
+        64 * MIB, gt=0, description="Bytes of instances that drop and listener each hold at once; a larger one is alone"
+    )
 
     # archives that are dropped
     max_archive_entries: int = Field(10_000, gt=0, description="Entries of a dropped zip archive")
