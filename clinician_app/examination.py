@@ -43,6 +43,8 @@ class Examination:
         A heatmap belongs to that image.
     strip : tuple of Instance
         Images to choose from, at most 60 around the one that is shown.
+    images_here : bool
+        The study's images lie in this system's store as this patient's; else none is offered.
     """
 
     entry: Entry
@@ -51,6 +53,7 @@ class Examination:
     image: Instance | None
     has_heatmap: bool
     strip: tuple[Instance, ...]
+    images_here: bool = True
 
     @property
     def study(self) -> Study | None:
@@ -89,16 +92,18 @@ class Examination:
         return self.study.images.index(image) + 1 if self.study else 0
 
 
-def assemble(entry: Entry, report: Report | None, result: ResultFile | None, wanted: str = "") -> Examination:
+def assemble(
+    entry: Entry, report: Report | None, result: ResultFile | None, wanted: str = "", *, images_here: bool = True
+) -> Examination:
     """Choose the image: the one asked for, else the report's key image, else one that was analysed, else the first."""
-    images: Sequence[Instance] = entry.study.images if entry.study else ()
+    images: Sequence[Instance] = entry.study.images if entry.study and images_here else ()
     by_uid = {item.uid: item for item in images}
     choices = [wanted]
     if result:
         choices += [result.key_image, result.heatmap_image, *result.analysed]
     image = next((by_uid[uid] for uid in choices if uid in by_uid), images[0] if images else None)
     with_heatmap = bool(image and result and result.heatmap_name and result.heatmap_image == image.uid)
-    return Examination(entry, report, result, image, with_heatmap, _strip(images, image))
+    return Examination(entry, report, result, image, with_heatmap, _strip(images, image), images_here)
 
 
 def _strip(images: Sequence[Instance], image: Instance | None) -> tuple[Instance, ...]:

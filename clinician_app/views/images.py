@@ -1,4 +1,4 @@
-"""Pixels within one launch. FHIR decides, for this launch, which there are: everything else is not found."""
+"""Pixels within one launch: what FHIR shows to it and the ledger holds as this patient's; all else is not found."""
 
 from __future__ import annotations
 
@@ -48,23 +48,21 @@ def heatmap(launch_id: str, report_id: str) -> Response:
     launch = services.smart.require(launch_id)
     opened = open_chart(services, launch, FRESH_FOR_IMAGES)
     report = opened.chart.report(report_id)
-    if report is None or report.path is None:
+    path = opened.files_of(report)
+    if report is None or path is None:
         abort(404)
-    study = opened.chart.study(report.path.study_uid)
-    if study is None or study.id not in report.study_ids:
-        abort(404)  # a report that names the files of a study which is not this patient's
     services.audit.record("image-viewed", launch, opened.subject, f"DiagnosticReport/{report.id}")
-    return _bytes(services.blobs.get("results", report.path.blob("heatmap.png")), "image/png")
+    return _bytes(services.blobs.get("results", path.blob("heatmap.png")), "image/png")
 
 
 def _allowed(launch_id: str, study_uid: str, series_uid: str, sop_uid: str) -> tuple[Study, Instance]:
-    """Return study and instance, if FHIR says in this launch that they are the patient's; the look is put on record."""
+    """Return study and instance, if they are the patient's by FHIR and by the ledger; the look is put on record."""
     services = current_services()
     launch = services.smart.require(launch_id)
     opened = open_chart(services, launch, FRESH_FOR_IMAGES)
     study = opened.chart.study(study_uid)
     instance = study.instance(series_uid, sop_uid) if study else None
-    if study is None or instance is None or not instance.is_image:
+    if study is None or not opened.holds(study) or instance is None or not instance.is_image:
         abort(404)
     services.audit.record("image-viewed", launch, opened.subject, f"urn:oid:{instance.uid}")
     return study, instance

@@ -96,8 +96,8 @@ def _examination(
     entry: Entry,
     report: Report | None,
 ) -> str:
-    result = _result(services, entry, report)
-    examination = assemble(entry, report, result, request.args.get("image", ""))
+    result = _result(services, opened, report)
+    examination = assemble(entry, report, result, request.args.get("image", ""), images_here=opened.holds(entry.study))
     return render_template(
         "examination.html",
         examination=examination,
@@ -106,12 +106,13 @@ def _examination(
     )
 
 
-def _result(services: Services, entry: Entry, report: Report | None) -> ResultFile | None:
+def _result(services: Services, opened: LaunchChart, report: Report | None) -> ResultFile | None:
     """Return the report's result file; the page stands without it, where the image store is away."""
-    if report is None or report.path is None or entry.study is None or report.path.study_uid != entry.study.uid:
+    path = opened.files_of(report)
+    if path is None:
         return None
     try:
-        return load_result_file(services.blobs, report.path)
+        return load_result_file(services.blobs, path)
     except Retryable:
         return None
 

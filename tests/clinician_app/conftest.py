@@ -113,9 +113,20 @@ def owner_pool(stores: Any, settings: Settings) -> Iterator[Pool]:
         yield opened
 
 
+def know(pool: Pool, *studies: MadeUpStudy) -> None:
+    """Let the ledger hold the studies, as the register step leaves them."""
+    with pool.connection() as connection:
+        for study in studies:
+            connection.execute(
+                "INSERT INTO ledger.study (study_uid, site, version, analysed_version, registered_at, subject)"
+                " VALUES (%s, 'Test hospital', %s, %s, now(), %s) ON CONFLICT DO NOTHING",
+                (study.uid, len(study.files), len(study.files), f"Patient/{study.patient}"),
+            )
+
+
 @pytest.fixture(scope="session")
-def charts(fhir_client: FhirClient, blob_store: BlobStore) -> None:
-    """Two patients' imaging in FHIR and Blob Storage."""
+def charts(fhir_client: FhirClient, blob_store: BlobStore, pool: Pool) -> None:
+    """Two patients' imaging in FHIR, Blob Storage and the ledger."""
     blob_store.ensure_containers()
     people = [
         patient(MARIE, "Dupont", ["Marie", "Élise"], "1958-04-03", "female", "4711"),
@@ -129,6 +140,7 @@ def charts(fhir_client: FhirClient, blob_store: BlobStore) -> None:
         report.put_result(blob_store)
     for study in (MARIES_CHEST, MARIES_BRAIN, OTHERS_CHEST):
         study.put_images(blob_store)
+    know(pool, MARIES_CHEST, MARIES_BRAIN, OTHERS_CHEST)
 
 
 def registration(base: str, **values: Any) -> Registration:
