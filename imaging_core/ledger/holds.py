@@ -40,11 +40,12 @@ class Resolution:
 
 
 def held(connection: Connection) -> list[Mapping[str, Any]]:
-    """Return study_uid, site, hold_reason, held_at and images of each held study, the oldest first."""
+    """Return study_uid, site, hold_reason, held_at, revision and images of each held study, the oldest first."""
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             """
-            SELECT s.study_uid, s.site, s.hold_reason, s.held_at, count(i.sop_uid) AS images
+            SELECT s.study_uid, s.site, s.hold_reason, s.held_at, s.hold_revision AS revision,
+                   count(i.sop_uid) AS images
             FROM ledger.study s LEFT JOIN ledger.instance i USING (study_uid)
             WHERE s.hold_reason IS NOT NULL AND s.rejected_at IS NULL
             GROUP BY s.study_uid ORDER BY s.held_at
@@ -64,7 +65,7 @@ def held_study(connection: Connection, study_uid: str) -> tuple[Mapping[str, Any
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             """
-            SELECT study_uid, site, hold_reason, hold_detail, held_at FROM ledger.study
+            SELECT study_uid, site, hold_reason, hold_detail, held_at, hold_revision AS revision FROM ledger.study
             WHERE study_uid = %s AND hold_reason IS NOT NULL AND rejected_at IS NULL
             """,
             (study_uid,),
@@ -82,7 +83,7 @@ def latest(connection: Connection, study_uid: str) -> Resolution | None:
         cursor.execute(
             """
             SELECT action, subject, reason, who, at FROM ledger.hold_resolution
-            WHERE study_uid = %s ORDER BY id DESC LIMIT 1
+            WHERE study_uid = %s ORDER BY sequence DESC LIMIT 1
             """,
             (study_uid,),
         )
@@ -90,30 +91,54 @@ def latest(connection: Connection, study_uid: str) -> Resolution | None:
 
 
 def resolve(
-    connection: Connection, study_uid: str, action: Action, *, who: str, subject: str | None = None, reason: str = ""
+    connection: Connection,
+    study_uid: str,
+    action: Action,
+    *,
+    who: str,
+    subject: str | None = None,
+    reason: str = "",
+    revision: int | None = None,
 ) -> None:
     """Record a decision; the register step carries it out.
+
+    Of two persons who decide at once one does, and the other is told.
+
+    Parameters
+    ----------
+    revision : int or None
+        The hold that the person saw; None: the one that is there.
 
     Raises
     ------
     Permanent
-        ``not-found`` where the study is not held; ``bad-field`` where `subject` does not fit the action, or nobody is
-        named.
+        ``not-found`` where the study is not held; ``precondition-failed`` where somebody has decided already, or the
+        hold is another one by now; ``bad-field`` where `subject` does not fit the action, or nobody is named.
     """
     if (action == "link") != (subject is not None):
         raise Permanent("bad-field", "link needs a Patient, and only link does")
     if not who:
         raise Permanent("bad-field", "a decision needs the name of who took it")
-    changed = connection.execute(
+    # waits for a register step that has the study, and then sees what became of it
+    row = connection.execute(
         """
-        UPDATE ledger.study SET rejected_at = CASE WHEN %s = 'reject' THEN now() END
-        WHERE study_uid = %s AND hold_reason IS NOT NULL AND rejected_at IS NULL
+        SELECT hold_revision FROM ledger.study
+        WHERE study_uid = %s AND hold_reason IS NOT NULL AND rejected_at IS NULL FOR NO KEY UPDATE
         """,
-        (action, study_uid),
-    ).rowcount
-    if not changed:
+        (study_uid,),
+    ).fetchone()
+    if row is None:
         raise Permanent("not-found", "this study is not on the hold list")
-    connection.execute(
-        "INSERT INTO ledger.hold_resolution (study_uid, action, subject, reason, who) VALUES (%s, %s, %s, %s, %s)",
-        (study_uid, action, subject, reason, who),
-    )
+    if revision is not None and revision != row[0]:
+        raise Permanent("precondition-failed", "the hold has changed since it was looked at")
+    recorded = connection.execute(
+        """
+        INSERT INTO ledger.hold_resolution (study_uid, action, subject, reason, who, hold_revision)
+        VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
+        """,
+        (study_uid, action, subject, reason, who, row[0]),
+    ).rowcount
+    if not recorded:
+        raise Permanent("precondition-failed", "somebody else has decided about this hold already")
+    if action == "reject":
+        connection.execute("UPDATE ledger.study SET rejected_at = now() WHERE study_uid = %s", (study_uid,))
