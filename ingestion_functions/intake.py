@@ -18,6 +18,7 @@ from imaging_core.dicom.header import DicomHeader
 from imaging_core.errors import ImagingError, Permanent, Rejected, Retryable
 from imaging_core.ledger import intake as ledger
 from imaging_core.ledger.intake import Delivery
+from imaging_core.ledger.origin import metadata_of
 from imaging_core.queues import STUDIES
 from imaging_core.sites import Site
 from ingestion_functions.auth import Caller
@@ -160,7 +161,11 @@ def _store(parts: IntakeServices, data: bytes, header: DicomHeader, delivery: De
         "images",
         name,
         data,
-        metadata={"datasetsha256": header.dataset_sha256, "traceparent": telemetry.traceparent()},
+        metadata={
+            "datasetsha256": header.dataset_sha256,
+            "traceparent": telemetry.traceparent(),
+            **metadata_of(delivery),
+        },
         content_type="application/dicom",
     )
     if not fresh and _stored_hash(parts, name) != header.dataset_sha256:
@@ -217,11 +222,9 @@ def _conflict(parts: IntakeServices, data: bytes, delivery: Delivery) -> Deliver
 
 def _quarantine(parts: IntakeServices, data: bytes, delivery: Delivery, error: Rejected) -> Delivery:
     name = f"{delivery.sha256}.dcm"
-    parts.blobs.put_new("quarantine", name, data)
-    return _write(
-        parts,
-        replace(delivery, outcome="quarantined", reason=error.code, detail=error.detail, blob=f"quarantine/{name}"),
-    )
+    kept = replace(delivery, outcome="quarantined", reason=error.code, detail=error.detail, blob=f"quarantine/{name}")
+    parts.blobs.put_new("quarantine", name, data, metadata=metadata_of(kept))
+    return _write(parts, kept)
 
 
 def _write(parts: IntakeServices, delivery: Delivery) -> Delivery:
