@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     database_worklist_url: SecretStr = Field(
         SecretStr(""), description="PostgreSQL URL of imaging_worklist (not read yet)"
     )
+    database_owner_url: SecretStr = Field(
+        SecretStr(""), description="PostgreSQL URL of imaging_owner, for `imaging rebuild`; empty: DATABASE_URL"
+    )
     database_auth: Literal["password", "entra"] = Field("password", description="Password in the URL or Entra token")
     database_pool_size: int = Field(20, ge=1, le=200, description="Most connections of one process")
 
@@ -85,6 +88,9 @@ class Settings(BaseSettings):
         "entra", description="Entra tokens, or the local developer token"
     )
     ingest_token: SecretStr = Field(SecretStr(""), description="Developer token (INGEST_AUTH=developer)")
+    ingest_admin_token: SecretStr = Field(
+        SecretStr(""), description="Developer token of admins (INGEST_AUTH=developer): hold list and quarantine"
+    )
     ingest_url: str = Field("http://127.0.0.1:7071/api", description="Ingestion address that clients and the app call")
     entra_tenant_id: str = Field("", description="Entra tenant whose tokens are accepted")
     entra_issuer: str = Field("", description="Issuer URL; empty: derived from the tenant")
@@ -108,6 +114,12 @@ class Settings(BaseSettings):
 
     # steps
     sweep_after_s: float = Field(60.0, gt=0, description="Age at which the sweep looks after an unfinished study")
+    settle_most_s: float = Field(
+        30.0, gt=0, le=600, description="Longest time between registrations, and between analyses, of a growing study"
+    )
+    journal_after_s: float = Field(
+        60.0, ge=30, le=3600, description="Longest time that history waits for its copy in container journal, in seconds"
+    )
 
     max_bytes_in_work: int = Field(
         64 * MIB, gt=0, description="Bytes of instances that drop and listener each hold at once; a larger one is alone"

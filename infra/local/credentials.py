@@ -33,6 +33,7 @@ class Credentials:
     storage_key: str = field(default_factory=lambda: base64.b64encode(secrets.token_bytes(64)).decode())
     fhir_token: str = field(default_factory=_token)
     ingest_token: str = field(default_factory=_token)
+    ingest_admin_token: str = field(default_factory=_token)
     ai_token: str = field(default_factory=_token)
     ehr_control_token: str = field(default_factory=_token)
     app_keys: str = field(

@@ -80,7 +80,10 @@ def build(layout: Layout, ports: Ports, only: Collection[str] = ()) -> Stack:
     settings = load_settings()
     _write_registrations(layout, ports, settings, certificates)
     environment = _shared_environment(layout, ports, credentials, settings, chosen)
-    _write_operator_settings(layout, _with_database(environment, ports, credentials, "imaging_worker"))
+    operator = _with_database(environment, ports, credentials, "imaging_worker")
+    operator["DATABASE_OWNER_URL"] = database_url(credentials, ports.postgres, "imaging_owner")
+    operator["INGEST_ADMIN_TOKEN"] = credentials.ingest_admin_token
+    _write_operator_settings(layout, operator)
     node = find_node() if {"blob", "ehr"} & set(chosen) else None
     makers: dict[str, Callable[[], Part]] = {
         "postgres": lambda: postgres_part(layout, credentials, ports.postgres),
@@ -153,6 +156,7 @@ def _ingestion(layout: Layout, ports: Ports, credentials: Credentials, environme
     command += ["--port", str(ports.ingestion), "--state", str(layout.root / "functions_host.sqlite")]
     settings = _with_database(environment, ports, credentials, "imaging_worker")
     settings |= {
+        "INGEST_ADMIN_TOKEN": credentials.ingest_admin_token,
         "AzureWebJobsStorage": settings.get("STORAGE_CONNECTION_STRING", ""),
         "PYTHON_THREADPOOL_THREAD_COUNT": os.environ.get("PYTHON_THREADPOOL_THREAD_COUNT", "16"),
         # the limit that Azure can be set to; intake's own limits are below it
