@@ -125,7 +125,8 @@ def rows(connection: Connection, segment: Segment) -> list[tuple[str, dict[str, 
     A row that was changed since it was planned is no longer part of it: the change is in a later segment.
     """
     one = sql.SQL(
-        "SELECT sequence, {kind} AS kind, to_jsonb(t) - 'segment' AS row FROM ledger.{table} t WHERE segment = %(segment)s"
+        "SELECT sequence, {kind} AS kind, to_jsonb(t) - 'segment' AS row FROM ledger.{table} t"
+        " WHERE segment = %(segment)s"
     )
     union = sql.SQL(" UNION ALL ").join(
         one.format(kind=sql.Literal(kind), table=sql.Identifier(kind)) for kind in KINDS

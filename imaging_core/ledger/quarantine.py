@@ -12,13 +12,13 @@ from psycopg.rows import class_row, dict_row
 
 from imaging_core.errors import Permanent
 
-__all__ = ["RELEASABLE", "Decision", "Released", "decide", "became", "quarantined", "quarantined_file", "to_release"]
+__all__ = ["RELEASABLE", "Decision", "Released", "became", "decide", "quarantined", "quarantined_file", "to_release"]
 
 Decision = Literal["discard", "release"]
 Connection = psycopg.Connection[Any]
 
 RELEASABLE = frozenset({"decode-timeout", "decode-memory", "decode-crashed"})
-"""Reasons that other limits may lift. Other content under a UID that is taken never gets in: the first one stays (D15)."""
+"""Reasons that other limits may lift. Other content under a taken UID never gets in: the first one stays (D15)."""
 
 
 @dataclass(frozen=True)

@@ -208,8 +208,8 @@ def mark_registered(
 def hold(connection: Connection, study_uid: str, reason: str, detail: str) -> None:
     """Put the study on the hold list; its images stay stored, nothing is linked.
 
-    A hold that is there already stays the one that it was, unless its reason changed or a person has decided since: then
-    it needs a decision of its own.
+    A hold that is there already stays the one that it was, unless its reason changed or a person has decided since:
+    then it needs a decision of its own.
     """
     changed = connection.execute(
         """
