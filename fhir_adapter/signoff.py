@@ -23,15 +23,32 @@ from fhir_adapter.errors import FhirRetryable, PreconditionFailed
 from fhir_adapter.examination import Examination
 from fhir_adapter.findings import AnalysisResult, Finding, ModelInfo, State
 from fhir_adapter.identity import resource_id
+from fhir_adapter.severity import Severity, severity_of, severity_text, with_severity
 from fhir_adapter.terminology import ASSEMBLER, AUTHOR, FINDING_STATES, INTERPRETATIONS, UPDATE, VERIFIER
 from fhir_adapter.wording import phrase
 from imaging_core.errors import Permanent
 
-__all__ = ["Signed", "Signer", "amend", "reject", "restore", "sign"]
+__all__ = ["Assessed", "Assessment", "Signed", "Signer", "amend", "reject", "restore", "sign"]
 
 Keep = Callable[[Resource], None]
 Assessed = Literal["present", "absent", "indeterminate"]
 _SIGNED = ("final", "amended", "corrected", "appended")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a person says of one finding.
+
+    Parameters
+    ----------
+    state : {'present', 'absent', 'indeterminate'}
+        Whether it is there.
+    severity : {'mild', 'moderate', 'severe'}, optional
+        Of one that is present; None: not said.
+    """
+
+    state: Assessed
+    severity: Severity | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +121,7 @@ def sign(
     signer: Signer,
     keep: Keep,
     *,
-    findings: Mapping[str, Assessed] | None = None,
+    findings: Mapping[str, Assessed | Assessment] | None = None,
     conclusion: str = "",
     written_by: str = "",
 ) -> Signed:
@@ -121,7 +138,7 @@ def sign(
     keep : callable
         Stores the signed copy (a Bundle) durably; where it raises, nothing is signed.
     findings : mapping, optional
-        Observation id to the state that the person set; others stay as the model left them.
+        Observation id to the state, or state and severity, that the person set; others stay as the model left them.
     conclusion : str
         The person's words; empty: findings in one line each.
     written_by : str
@@ -147,7 +164,7 @@ def amend(
     reason: str,
     *,
     status: Literal["amended", "corrected"] = "amended",
-    findings: Mapping[str, Assessed] | None = None,
+    findings: Mapping[str, Assessed | Assessment] | None = None,
     conclusion: str = "",
     written_by: str = "",
 ) -> Signed:
@@ -236,7 +253,7 @@ def _finish(
     signer: Signer,
     keep: Keep,
     status: str,
-    findings: Mapping[str, Assessed],
+    findings: Mapping[str, Assessed | Assessment],
     conclusion: str,
     reason: str,
     written_by: str,
@@ -283,13 +300,16 @@ def _finish(
     return Signed(report, tag, reference(act))
 
 
-def _observation(before: Resource, status: str, state: Assessed | None) -> Resource:
+def _observation(before: Resource, status: str, said: Assessed | Assessment | None) -> Resource:
     """Return an Observation as the person left it; the model's probability stays, as what the model said."""
     open_ = before.get("status") in OPEN_STATUSES
-    if state is None and not open_:
+    if said is None and not open_:
         return before
     after = {**before, "status": status}
-    if state is not None:
+    if said is not None:
+        assessment = said if isinstance(said, Assessment) else Assessment(said, severity_of(before))
+        state = assessment.state
+        after = with_severity(after, assessment.severity if state == "present" else None)
         after.pop("dataAbsentReason", None)
         after["valueCodeableConcept"] = FINDING_STATES[state].concept()
         after["interpretation"] = [INTERPRETATIONS[state].concept()]
@@ -343,14 +363,14 @@ def _result(opened: _Opened, observations: list[Resource], language: str) -> Ana
         study_uid=path.split("/")[0],
         task=path.split("/")[1],
         model=ModelInfo(title, version, title_en=title, title_fr=title, summary_en=summary, summary_fr=summary),
-        findings=tuple(_finding(item) for item in observations if observation.stated(item)),
+        findings=tuple(_finding(item, language) for item in observations if observation.stated(item)),
         language=language,
         site_name=str(first(report.get("performer")).get("display") or ""),
         key_image_picture=picture,
     )
 
 
-def _finding(resource: Resource) -> Finding:
+def _finding(resource: Resource, language: str) -> Finding:
     system, code, state = observation.stated(resource) or ("", "", "not-assessed")
     numbers = {
         component["code"]["coding"][0]["code"]: component["valueQuantity"]["value"]
@@ -358,8 +378,10 @@ def _finding(resource: Resource) -> Finding:
         if "valueQuantity" in component and component["code"].get("coding")
     }
     shown: State = state if state in FINDING_STATES else "not-assessed"  # type: ignore[assignment]  # narrowed by the table
-    text = str(resource["code"].get("text") or "")
     display = str(resource["code"]["coding"][0].get("display") or "")
+    text = str(resource["code"].get("text") or "")
+    if severity := severity_of(resource):
+        text = f"{text or display} ({severity_text(severity, language)})"
     probability, threshold = numbers.get("probability"), numbers.get("threshold")
     return Finding(code, display, probability, threshold, shown, system=system, text_en=text, text_fr=text)
 

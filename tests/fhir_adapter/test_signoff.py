@@ -12,7 +12,8 @@ from fhir_adapter.client import FhirClient
 from fhir_adapter.errors import FhirRetryable, PreconditionFailed
 from fhir_adapter.register import Registered, ensure_study
 from fhir_adapter.results import publish
-from fhir_adapter.signoff import Signed, Signer, amend, reject, restore, sign
+from fhir_adapter.severity import severity_of
+from fhir_adapter.signoff import Assessment, Signed, Signer, amend, reject, restore, sign
 from imaging_core.errors import Permanent
 from imaging_core.sites import Site
 from tests import fhir_validation
@@ -252,3 +253,30 @@ def test_what_a_person_signs_is_valid(
 ) -> None:
     sign(client, report["id"], "1", SIGNER, keep, written_by="imaging app")
     assert validate_resources([entry["resource"] for entry in keep[0]["entry"]]) == []
+
+
+@pytest.mark.requirement("R6")
+def test_a_severity_is_kept_with_the_finding_and_said_in_the_report(
+    client: FhirClient,
+    report: Resource,
+    keep: Kept,
+    validate_resources: Callable[[list[Resource]], list[fhir_validation.Issue]],
+) -> None:
+    before = observation(client, report)
+    sign(client, report["id"], "1", SIGNER, keep, findings={before["id"]: Assessment("present", "moderate")})
+    after = observation(client, report)
+    assert severity_of(after) == "moderate"
+    assert after["component"][: len(before["component"])] == before["component"], "what the model said stays"
+    stored = client.read("DiagnosticReport", report["id"])
+    assert stored
+    assert "(moderate): present" in stored["conclusion"]
+    assert validate_resources([entry["resource"] for entry in keep[0]["entry"]]) == []
+    version = stored["meta"]["versionId"]
+    second = amend(client, report["id"], version, SIGNER, keep, "x", findings={before["id"]: "present"})
+    assert severity_of(observation(client, report)) == "moderate", "a state alone leaves the severity"
+    third = Assessment("present", "severe")
+    amend(client, report["id"], second.version_id, SIGNER, keep, "x", findings={before["id"]: third})
+    assert severity_of(observation(client, report)) == "severe"
+    version = str((client.read("DiagnosticReport", report["id"]) or {})["meta"]["versionId"])
+    amend(client, report["id"], version, SIGNER, keep, "x", findings={before["id"]: Assessment("absent", "severe")})
+    assert severity_of(observation(client, report)) is None, "what is not there has no severity"
