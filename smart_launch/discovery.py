@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import urljoin
@@ -19,12 +19,29 @@ from smart_launch.errors import LaunchError
 from smart_launch.guarded_http import AddressRefused, GuardedSession, origin_of, strict_json
 from smart_launch.registration import Registration
 
-__all__ = ["Cached", "Discovery", "SmartConfiguration"]
+__all__ = ["AssociatedEndpoint", "Cached", "Discovery", "SmartConfiguration"]
 
 _log = structlog.get_logger("smart_launch")
 _OAUTH_URIS = "/StructureDefinition/oauth-uris"
 _TTL_S = 600.0
+_MOST_ASSOCIATED = 20
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class AssociatedEndpoint:
+    """A service beside the FHIR service that takes the same token (SMART 2.2 "associated_endpoints", experimental).
+
+    Parameters
+    ----------
+    url : str
+        Its base, without a trailing slash.
+    capabilities : tuple of str
+        What it is for, such as `smart-imaging-access`.
+    """
+
+    url: str
+    capabilities: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,7 @@ class SmartConfiguration:
     issuer: str = ""
     jwks_uri: str = ""
     revocation_endpoint: str = ""
+    introspection_endpoint: str = ""
     end_session_endpoint: str = ""
     capabilities: tuple[str, ...] = ()
     code_challenge_methods: tuple[str, ...] | None = None
@@ -47,6 +65,7 @@ class SmartConfiguration:
     id_token_algs: tuple[str, ...] = ()
     iss_parameter: bool = False
     legacy: bool = False
+    associated_endpoints: tuple[AssociatedEndpoint, ...] = ()
 
     def offers(self, capability: str) -> bool:
         """Say whether a capability is named."""
@@ -131,14 +150,15 @@ class Discovery:
 
 
 def _fetch(registration: Registration, http: GuardedSession) -> SmartConfiguration:
-    base = registration.iss.rstrip("/")
-    response = _get(http, f"{base}/.well-known/smart-configuration", "application/json")
+    base = registration.discovery_base
+    address = f"{base}/.well-known/smart-configuration"
+    response = _get(http, address, "application/json", registration.discovery_headers)
     if response.status_code == 404:
         _log.warning("smart.discovery.legacy", ehr=registration.name)
         return _from_capability_statement(registration, http)
     document = _document(response)
-    if not _text(document, "issuer") and not registration.issuer:
-        document |= _openid_configuration(registration, http, base)
+    if not _text(document, "jwks_uri") or not (registration.issuer or _text(document, "issuer")):
+        document = {**_openid_configuration(registration, http, document, base), **_given(document)}
     configuration = _parse(registration, document, base)
     if configuration.code_challenge_methods is None:
         _log.warning("smart.discovery.no_pkce_methods", ehr=registration.name)
@@ -147,9 +167,13 @@ def _fetch(registration: Registration, http: GuardedSession) -> SmartConfigurati
     return configuration
 
 
-def _get(http: GuardedSession, url: str, accept: str) -> requests.Response:
+def _given(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if value not in (None, "")}
+
+
+def _get(http: GuardedSession, url: str, accept: str, headers: Sequence[tuple[str, str]] = ()) -> requests.Response:
     try:
-        return http.get(url, headers={"Accept": accept})
+        return http.get(url, headers={**dict(headers), "Accept": accept})
     except AddressRefused as error:
         raise LaunchError("ehr-misconfigured", str(error)) from error
     except requests.RequestException as error:
@@ -165,14 +189,27 @@ def _document(response: requests.Response) -> dict[str, Any]:
         raise LaunchError("ehr-misconfigured", f"discovery: {error}") from error
 
 
-def _openid_configuration(registration: Registration, http: GuardedSession, base: str) -> dict[str, Any]:
-    """Return issuer and keys from OpenID Connect Discovery, for servers that leave them out of the SMART document."""
-    response = _get(http, f"{base}/.well-known/openid-configuration", "application/json")
+def _openid_configuration(
+    registration: Registration, http: GuardedSession, known: dict[str, Any], base: str
+) -> dict[str, Any]:
+    """Return issuer and keys from OpenID Connect Discovery, for servers that leave them out of the SMART document.
+
+    They are looked for at the issuer, where one is known, else at the FHIR base.
+    """
+    issuer = registration.issuer or _text(known, "issuer")
+    place = (issuer or base).rstrip("/")
+    try:
+        reachable = origin_of(place) in registration.origins
+    except AddressRefused:
+        reachable = False
+    if not reachable:
+        return {}
+    response = _get(http, f"{place}/.well-known/openid-configuration", "application/json")
     if response.status_code != 200:
         return {}
     document = _document(response)
     # OpenID Connect Discovery 1.0, 4.3: a document that names another issuer than its own address speaks for nobody.
-    if document.get("issuer") not in (base, registration.iss):
+    if document.get("issuer") not in ((issuer,) if issuer else (base, registration.iss)):
         raise LaunchError("ehr-misconfigured", "openid-configuration names another issuer")
     return {name: document[name] for name in ("issuer", "jwks_uri") if name in document}
 
@@ -193,6 +230,7 @@ def _parse(registration: Registration, document: dict[str, Any], base: str) -> S
         issuer=registration.issuer or _text(document, "issuer"),
         jwks_uri=url("jwks_uri"),
         revocation_endpoint=url("revocation_endpoint"),
+        introspection_endpoint=url("introspection_endpoint"),
         end_session_endpoint=url("end_session_endpoint"),
         capabilities=_texts(document.get("capabilities")),
         code_challenge_methods=None if methods is None else _texts(methods),
@@ -200,7 +238,18 @@ def _parse(registration: Registration, document: dict[str, Any], base: str) -> S
         auth_signing_algs=_texts(document.get("token_endpoint_auth_signing_alg_values_supported")),
         id_token_algs=_texts(document.get("id_token_signing_alg_values_supported")),
         iss_parameter=document.get("authorization_response_iss_parameter_supported") is True,
+        associated_endpoints=tuple(_associated(registration, document, base)),
     )
+
+
+def _associated(registration: Registration, document: dict[str, Any], base: str) -> Iterator[AssociatedEndpoint]:
+    """Yield the associated endpoints at registered hosts; the token goes to no other, whatever the document lists."""
+    for entry in _objects(document.get("associated_endpoints"))[:_MOST_ASSOCIATED]:
+        value, capabilities = _text(entry, "url"), _texts(entry.get("capabilities"))
+        if value and capabilities:
+            address = _endpoint(registration, "associated_endpoints", value, base, required=False)
+            if address:
+                yield AssociatedEndpoint(address.rstrip("/"), capabilities)
 
 
 def _endpoint(registration: Registration, name: str, value: str, base: str, *, required: bool) -> str:
@@ -209,6 +258,9 @@ def _endpoint(registration: Registration, name: str, value: str, base: str, *, r
     try:
         origin = origin_of(url)
     except AddressRefused as error:
+        if not required and name != "jwks_uri":
+            _log.warning("smart.discovery.unusable_endpoint", ehr=registration.name, endpoint=name)
+            return ""
         raise LaunchError("ehr-misconfigured", f"{name}: {error}") from error
     if origin in registration.origins:
         return url
@@ -229,8 +281,8 @@ def _texts(value: object) -> tuple[str, ...]:
 
 def _from_capability_statement(registration: Registration, http: GuardedSession) -> SmartConfiguration:
     """Read the endpoints that servers of SMART 1 name in their CapabilityStatement (deprecated since SMART 2)."""
-    base = registration.iss.rstrip("/")
-    statement = _document(_get(http, f"{base}/metadata", "application/fhir+json"))
+    base = registration.discovery_base
+    statement = _document(_get(http, f"{base}/metadata", "application/fhir+json", registration.discovery_headers))
     found: dict[str, Any] = {}
     for rest in _objects(statement.get("rest")):
         security = rest.get("security")
@@ -243,7 +295,7 @@ def _from_capability_statement(registration: Registration, http: GuardedSession)
         "token_endpoint": found.get("token"),
         "revocation_endpoint": found.get("revoke"),
     }
-    document |= _openid_configuration(registration, http, base)
+    document |= _openid_configuration(registration, http, {}, base)
     configuration = _parse(registration, document, base)
     return SmartConfiguration(**{**vars(configuration), "legacy": True})
 

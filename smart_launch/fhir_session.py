@@ -1,9 +1,9 @@
-"""FHIR requests with a launch's token: to the launching EHR, for the launch's patient, and to nobody else."""
+"""FHIR requests with one right: to the EHR that gave it, for the launch's patient if there is one, to nobody else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import requests
@@ -11,15 +11,38 @@ import structlog
 
 from smart_launch.errors import FhirAccessError
 from smart_launch.guarded_http import AddressRefused, GuardedSession, origin_of, strict_json
-from smart_launch.launch_session import LaunchSession
-from smart_launch.token_keeper import TokenKeeper
+from smart_launch.registration import Registration
 
-__all__ = ["FhirSession"]
+__all__ = ["FhirAccess", "FhirSession"]
 
 _log = structlog.get_logger("smart_launch")
 _MAX_PAGES = 50
 _FHIR_JSON = "application/fhir+json"
 _FAULTS = {401: "launch-ended", 403: "fhir-denied", 404: "fhir-missing", 410: "fhir-missing", 429: "ehr-busy"}
+
+
+class FhirAccess(Protocol):
+    """What a FHIR session has to know of the right that it uses: a launch's, or the app's own."""
+
+    @property
+    def ehr(self) -> Registration:
+        """The EHR."""
+        ...
+
+    @property
+    def fhir_base(self) -> str:
+        """FHIR base URL, without a trailing slash."""
+        ...
+
+    @property
+    def patient(self) -> str | None:
+        """The one patient whose resources may be seen; None where the right is not one patient's."""
+        ...
+
+    @property
+    def token_locations(self) -> tuple[str, ...]:
+        """Where the token may go, in the EHR's words; empty: the EHR does not say."""
+        ...
 
 
 class FhirSession:
@@ -30,19 +53,32 @@ class FhirSession:
 
     Parameters
     ----------
-    launch : LaunchSession
-        The launch.
+    access : FhirAccess
+        The launch, or the app's own access.
     http : GuardedSession
         Session that reaches the FHIR service of that EHR only.
-    tokens : TokenKeeper
-        Where access tokens come from.
+    current : callable
+        Returns an access token that has not expired.
+    renew : callable
+        Returns another access token than the one that it is given, which was refused.
+    base : str
+        Base that is read; the FHIR base by default, or an associated endpoint that takes the same token.
     """
 
-    def __init__(self, launch: LaunchSession, http: GuardedSession, tokens: TokenKeeper) -> None:
-        self._launch = launch
+    def __init__(
+        self,
+        access: FhirAccess,
+        http: GuardedSession,
+        current: Callable[[], str],
+        renew: Callable[[str], str],
+        base: str = "",
+    ) -> None:
+        self._access = access
         self._http = http
-        self._tokens = tokens
-        self._base = launch.fhir_base
+        self._current = current
+        self._renew = renew
+        self._base = base or access.fhir_base
+        self._associated = bool(base)
 
     def url(self, target: str) -> str:
         """Return the address of a path below the FHIR base, or of an absolute URL on the same origin.
@@ -54,7 +90,7 @@ class FhirSession:
         """
         if "://" in target.partition("?")[0] or target.startswith("//"):
             try:
-                if origin_of(target) == origin_of(self._base):
+                if origin_of(target) == origin_of(self._base) and (not self._associated or self._is_below(target)):
                     return target
             except AddressRefused as error:
                 raise FhirAccessError("fhir-denied", 0, f"address refused: {error}") from error
@@ -63,6 +99,24 @@ class FhirSession:
         if ".." in path.split("/") or "\\" in path or "%2e" in path.lower():
             raise FhirAccessError("fhir-denied", 0, "path leaves the FHIR base")
         return f"{self._base}/{target.removeprefix('/')}"
+
+    def _is_below(self, target: str) -> bool:
+        """Say whether an address is below the associated endpoint: its host may serve others that take no token."""
+        path = urlsplit(target).path
+        clean = ".." not in path.split("/") and "%2e" not in path.lower() and "//" not in path
+        return clean and (target == self._base or target.startswith((f"{self._base}/", f"{self._base}?")))
+
+    def _check_location(self) -> None:
+        """Keep to `locations` of `authorization_details` (SMART 2.2, experimental): the token is for those only.
+
+        Raises
+        ------
+        FhirAccessError
+            `fhir-denied`.
+        """
+        allowed = [location.rstrip("/") for location in self._access.token_locations]
+        if allowed and not any(self._base == item or self._base.startswith(f"{item}/") for item in allowed):
+            raise FhirAccessError("fhir-denied", 0, "authorization_details does not list this service")
 
     def request(self, method: str, target: str, **options: Any) -> requests.Response:
         """Send a request; after a 401, once more with a refreshed token.
@@ -84,11 +138,12 @@ class FhirSession:
             The launch is over.
         """
         url = self.url(target)
+        self._check_location()
         headers = {"Accept": _FHIR_JSON, **(options.pop("headers", None) or {})}
-        token = self._tokens.current(self._launch)
+        token = self._current()
         response = self._send(method, url, token, headers, options)
         if response.status_code == 401:
-            token = self._tokens.renew(self._launch, token)
+            token = self._renew(token)
             response = self._send(method, url, token, headers, options)
         if response.status_code >= 300:
             raise _refusal(response)
@@ -109,7 +164,7 @@ class FhirSession:
         return self.request("GET", target, **options)
 
     def get_json(self, target: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return a resource or a Bundle.
+        """Return a resource, or a Bundle without what belongs to other patients.
 
         Raises
         ------
@@ -117,8 +172,10 @@ class FhirSession:
             As `request`; `fhir-denied` if it belongs to another patient; `fhir-unreachable` if it is not FHIR JSON.
         """
         document = _json(self.get(target, params=params))
+        if document.get("resourceType") == "Bundle":
+            return {**document, "entry": [{"resource": item} for item in self._resources(document)]}
         if not self._belongs(document):
-            _log.warning("smart.fhir.other_patient", ehr=self._launch.ehr.name)
+            _log.warning("smart.fhir.other_patient", ehr=self._access.ehr.name)
             raise FhirAccessError("fhir-denied", 200, "resource belongs to another patient")
         return document
 
@@ -159,11 +216,11 @@ class FhirSession:
             if self._belongs(resource):
                 yield resource
             else:
-                _log.warning("smart.fhir.other_patient", ehr=self._launch.ehr.name)
+                _log.warning("smart.fhir.other_patient", ehr=self._access.ehr.name)
 
     def _belongs(self, resource: Mapping[str, Any]) -> bool:
         """Say whether a resource may be shown in this launch: it is nobody's, or the launch patient's."""
-        patient = self._launch.patient
+        patient = self._access.patient
         if patient is None:
             return True
         if resource.get("resourceType") == "Patient":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import structlog
@@ -57,7 +57,7 @@ class LaunchContext:
     intent: str = ""
     smart_style_url: str = ""
     tenant: str = ""
-    id_token_issuer: str = field(default="", repr=False)
+    token_locations: tuple[str, ...] = ()
 
     @classmethod
     def from_token_response(cls, document: Mapping[str, Any], fhir_base: str) -> LaunchContext:
@@ -77,6 +77,7 @@ class LaunchContext:
             intent=_short(document.get("intent")),
             smart_style_url=_short(document.get("smart_style_url")),
             tenant=_short(document.get("tenant")),
+            token_locations=_locations(document.get("authorization_details")),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -87,6 +88,9 @@ class LaunchContext:
     def from_json(cls, stored: Mapping[str, Any]) -> LaunchContext:
         """Return the context that `as_json` stored."""
         values = dict(stored)
+        known = {item.name for item in fields(cls)}
+        values = {name: value for name, value in values.items() if name in known}  # stored by another version
+        values["token_locations"] = tuple(values.get("token_locations", ()))
         values["fhir_context"] = tuple(ContextItem(**item) for item in values["fhir_context"])
         return cls(**values)
 
@@ -150,6 +154,16 @@ def _item(entry: object, fhir_base: str) -> ContextItem | None:
         role=_short(entry.get("role")) or "launch",
     )
     return item if item.reference or item.canonical or item.identifier_value else None
+
+
+def _locations(value: object) -> tuple[str, ...]:
+    """Return where the token may go: `locations` of the entries of type `smart_on_fhir` (SMART 2.2, experimental)."""
+    found: list[str] = []
+    for entry in value[:_MAX_ITEMS] if isinstance(value, list) else []:
+        if isinstance(entry, dict) and entry.get("type") == "smart_on_fhir":
+            listed = entry.get("locations")
+            found += [text for item in (listed if isinstance(listed, list) else []) if (text := _short(item))]
+    return tuple(found)
 
 
 def _short(value: object) -> str:

@@ -78,6 +78,11 @@ class LaunchSession:
         return self.context.need_patient_banner
 
     @property
+    def token_locations(self) -> tuple[str, ...]:
+        """Where the token may go (`authorization_details`, experimental); empty: the EHR does not say."""
+        return self.context.token_locations
+
+    @property
     def intent(self) -> str:
         """What the user wants to do, in the EHR's words; empty: not said."""
         return self.context.intent

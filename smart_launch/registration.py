@@ -22,10 +22,14 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
 _CLIENT_AUTH = ("private_key_jwt", "client_secret_basic", "client_secret_post", "none")
 _TEXTS = {
     "name", "iss", "client_id", "client_auth", "client_secret", "key", "scopes", "imaging_fhir",
-    "signers", "issuer", "ca_file", "fhir_base", "aud", "title",
+    "signers", "issuer", "ca_file", "fhir_base", "aud", "title", "discovery",
+    "system_client_id", "system_scopes", "system_key",
 }  # fmt: skip
 _LISTS = {"patient_identifier_systems", "frame_ancestors", "hosts"}
 _SWITCHES = {"end_session", "require_identity"}
+_TABLES = {"discovery_headers"}
+_HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
+_OWN_HEADERS = {"authorization", "cookie", "host", "accept", "accept-encoding", "content-length", "transfer-encoding"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,14 @@ class Registration:
         Only where FHIR is not read at `iss` (a gateway in front of a FHIR service).
     aud : str
         Only where the EHR wants another `aud` than `iss`.
+    discovery : str
+        Only where `.well-known/smart-configuration` is not below `iss`: the base that it is below.
+    discovery_headers : tuple of (str, str)
+        Header fields that the EHR wants at discovery, such as Epic's `Epic-Client-ID`.
+    system_client_id, system_scopes : str
+        The app's own access without a user (SMART Backend Services), where it has any: it is a client of its own.
+    system_keys : tuple
+        Keys of that client.
     title : str
         Name to show where a user chooses an EHR; empty: `name`.
     end_session : bool
@@ -93,16 +105,22 @@ class Registration:
     title: str = ""
     end_session: bool = False
     require_identity: bool = False
+    discovery: str = ""
+    discovery_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    system_client_id: str = ""
+    system_scopes: str = ""
+    system_keys: tuple[SigningKey, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         self._check_names()
         self._check_client()
-        check_requested(self.scopes)
+        self._check_scopes()
 
     def _check_names(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise SmartConfigurationError(f"name {self.name!r}: lower-case letters, digits, - and _ only")
-        for label, url in (("iss", self.iss), ("fhir_base", self.fhir_base), ("issuer", self.issuer)):
+        addresses = {"iss": self.iss, "fhir_base": self.fhir_base, "issuer": self.issuer, "discovery": self.discovery}
+        for label, url in addresses.items():
             if url:
                 self._check_url(label, url)
         for host in self.hosts:
@@ -113,6 +131,26 @@ class Registration:
                 raise SmartConfigurationError(
                     f"{self.name}: frame_ancestors holds origins, such as https://ehr.example"
                 )
+
+        for name, value in self.discovery_headers:
+            if (
+                not _HEADER.fullmatch(name)
+                or name.lower() in _OWN_HEADERS
+                or not (value.isascii() and value.isprintable())
+            ):
+                raise SmartConfigurationError(f"{self.name}: discovery_headers: {name!r} can't be sent")
+
+    def _check_scopes(self) -> None:
+        check_requested(self.scopes)
+        if any(word.startswith("system/") for word in self.scopes.split()):
+            raise SmartConfigurationError(f"{self.name}: scopes of level system belong into system_scopes")
+        if not (self.system_client_id or self.system_scopes or self.system_keys):
+            return
+        if not (self.system_client_id and self.system_scopes and self.system_keys):
+            raise SmartConfigurationError(f"{self.name}: system_client_id, system_scopes and system_key go together")
+        check_requested(self.system_scopes)
+        if not all(word.startswith("system/") for word in self.system_scopes.split()):
+            raise SmartConfigurationError(f"{self.name}: system_scopes are of level system")
 
     def _check_url(self, label: str, url: str) -> None:
         try:
@@ -143,9 +181,19 @@ class Registration:
         return self.aud or self.iss
 
     @property
+    def discovery_base(self) -> str:
+        """Base below which the SMART configuration is, without a trailing slash."""
+        return (self.discovery or self.iss).rstrip("/")
+
+    @property
+    def published_keys(self) -> tuple[SigningKey, ...]:
+        """Keys whose public halves the app publishes for this EHR."""
+        return self.signing_keys + self.system_keys
+
+    @property
     def origins(self) -> frozenset[str]:
         """Origins that may be contacted for this EHR."""
-        urls = [self.iss, self.fhir_base, self.issuer, *(f"https://{host}" for host in self.hosts)]
+        urls = [self.iss, self.fhir_base, self.issuer, self.discovery, *(f"https://{host}" for host in self.hosts)]
         return frozenset(origin_of(url) for url in urls if url)
 
 
@@ -208,7 +256,7 @@ def load_registrations(
 
 def _registration(table: Mapping[str, Any], source: SecretSource, folder: Path) -> Registration:
     name = str(table.get("name", "?"))
-    unknown = set(table) - _TEXTS - _LISTS - _SWITCHES
+    unknown = set(table) - _TEXTS - _LISTS - _SWITCHES - _TABLES
     if unknown:
         raise SmartConfigurationError(f"{name}: unknown member {', '.join(sorted(unknown))}")
     missing = {"name", "iss", "client_id", "client_auth", "scopes"} - set(table)
@@ -221,7 +269,10 @@ def _registration(table: Mapping[str, Any], source: SecretSource, folder: Path) 
         values["client_secret"] = source.read(values["client_secret"]).decode().rstrip("\r\n")
     if values.get("key"):
         values["signing_keys"] = load_keys(source.read(values["key"]))
-    values.pop("key", None)
+    if values.get("system_key"):
+        values["system_keys"] = load_keys(source.read(values["system_key"]))
+    for reference in ("key", "system_key"):
+        values.pop(reference, None)
     if values.get("ca_file"):
         values["ca_file"] = str(folder / values["ca_file"])
     return Registration(**values)
@@ -232,6 +283,10 @@ def _checked(name: str, member: str, value: Any) -> Any:
         if isinstance(value, list) and all(isinstance(item, str) and item for item in value):
             return tuple(value)
         raise SmartConfigurationError(f"{name}: {member} is a list of strings")
+    if member in _TABLES:
+        if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+            return tuple(value.items())
+        raise SmartConfigurationError(f"{name}: {member} is a table of strings")
     kind = bool if member in _SWITCHES else str
     if not isinstance(value, kind):
         raise SmartConfigurationError(f"{name}: {member} is a {'switch' if kind is bool else 'string'}")

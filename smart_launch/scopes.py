@@ -16,7 +16,9 @@ __all__ = ["ResourceScope", "ScopeSet", "check_requested", "to_v1"]
 
 _V2 = re.compile(r"(patient|user|system)/([A-Z][A-Za-z]*|\*)\.(?=[cruds])(c?r?u?d?s?)(?:\?(\S+))?")
 _V1 = re.compile(r"(patient|user|system)/([A-Z][A-Za-z]*|\*)\.(read|write|\*)")
-_DOTTED = re.compile(r"(patient|user|system)\.([A-Z][A-Za-z]*|all|\*)\.(read|write|all|\*|c?r?u?d?s?)")
+_DOTTED = re.compile(
+    r"(?:[a-z]+://\S+/)?(patient|user|system)\.([A-Z][A-Za-z]*|all|\*)\.(read|write|all|\*|c?r?u?d?s?)"
+)
 _VENDOR = re.compile(r"([A-Z][A-Za-z]*)\.(read|search|create|update|delete)", re.IGNORECASE)
 _LAUNCH = re.compile(r"launch(/[a-z]+(\?role=[^\s&?]+)?)?")
 _IDENTITY = {"openid", "fhirUser", "profile", "email", "online_access", "offline_access"}
@@ -109,7 +111,8 @@ def _rights(word: str) -> Iterator[ResourceScope]:
     elif match := _V1.fullmatch(word):
         yield ResourceScope(match[1], match[2], _V1_MEANS[match[3]])
     elif match := _DOTTED.fullmatch(word):
-        # Microsoft Entra ID can't hold a slash or an asterisk in a scope; gateways map them so.
+        # Microsoft Entra ID can't hold a slash or an asterisk in a scope; gateways map them so, some with the
+        # address of the API in front.
         kind = "*" if match[2] == "all" else match[2]
         yield ResourceScope(match[1], kind, _V1_MEANS.get(match[3], match[3]))
     elif match := _VENDOR.fullmatch(word):

@@ -15,15 +15,15 @@ from typing import Any
 
 import psycopg
 import structlog
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from smart_launch.errors import LaunchError
-from smart_launch.keyring import Keyring
+from smart_launch.keyring import Keyring, SealBroken
 from smart_launch.pending_requests import PendingRequests, digest, unsealed
 
-__all__ = ["SessionStore", "StoredLaunch", "StoredTokens", "TokenRow"]
+__all__ = ["OpenLaunch", "SessionStore", "StoredLaunch", "StoredTokens", "TokenRow"]
 
 _log = structlog.get_logger("smart_launch")
 _TOUCH_EVERY = timedelta(seconds=30)
@@ -60,10 +60,20 @@ _COUNT_LAUNCH = (
     " RETURNING launches, 60 - extract(second FROM now())::integer"
 )
 _PURGE_RATE = "DELETE FROM app.launch_rate WHERE minute < now() - interval '5 minutes'"
+_RUNNING = "ended_at IS NULL AND ends_at > now() AND last_seen_at > now() - %(idle)s"
 _OPEN = (
-    "SELECT launch_id, ehr, issuer, subject, fhir_user, created_at, last_seen_at FROM app.launch"
-    " WHERE ended_at IS NULL AND ends_at > now() AND last_seen_at > now() - %s ORDER BY created_at DESC"
+    "SELECT launch_id, ehr, issuer, subject, fhir_user, created_at, last_seen_at, ends_at, key_id FROM app.launch"  # noqa: S608 - fixed words
+    f" LEFT JOIN app.launch_token USING (launch_id) WHERE {_RUNNING}"
+    " AND (%(ehr)s::text IS NULL OR ehr = %(ehr)s) AND (%(subject)s::text IS NULL OR subject = %(subject)s)"
+    " AND (%(before)s::timestamptz IS NULL OR created_at < %(before)s)"
+    " ORDER BY created_at DESC"
 )
+_EHR_OF_RUNNING = f"SELECT launch_id, ehr FROM app.launch WHERE {_RUNNING} AND launch_id = ANY(%(ids)s)"  # noqa: S608 - fixed words
+_OLD_SEALS = (
+    "SELECT launch_id, access_token, refresh_token FROM app.launch_token WHERE key_id <> %s"
+    " ORDER BY launch_id LIMIT 200 FOR UPDATE SKIP LOCKED"
+)
+_RESEAL = "UPDATE app.launch_token SET access_token = %s, refresh_token = %s, key_id = %s WHERE launch_id = %s"
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,35 @@ class StoredLaunch:
     context: dict[str, Any]
     created_at: datetime
     ends_at: datetime
+
+
+@dataclass(frozen=True)
+class OpenLaunch:
+    """A running launch in an administrator's overview.
+
+    Parameters
+    ----------
+    launch_id : str
+        Names the launch; it opens nothing without the browser's cookie.
+    ehr : str
+        Name of the registration.
+    issuer, subject, fhir_user : str or None
+        The user.
+    created_at, last_seen_at, ends_at : datetime
+        When it was opened, last used, and when it ends at the latest.
+    key_id : str or None
+        Key that its tokens are sealed with.
+    """
+
+    launch_id: str
+    ehr: str
+    issuer: str | None
+    subject: str | None
+    fhir_user: str | None
+    created_at: datetime
+    last_seen_at: datetime
+    ends_at: datetime
+    key_id: str | None
 
 
 @dataclass(frozen=True)
@@ -253,10 +292,51 @@ class SessionStore:
             connection.execute(_DROP_TOKENS, (list(launch_ids),))
         return ended
 
-    def open_launches(self) -> list[dict[str, Any]]:
-        """Return the running launches, for an administrator's overview; no patients, no secrets."""
-        with self._connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(_OPEN, (self._idle,)).fetchall()
+    def open_launches(
+        self, *, ehr: str | None = None, subject: str | None = None, before: datetime | None = None
+    ) -> list[OpenLaunch]:
+        """Return the running launches, the latest first, for an administrator's overview: no patients, no secrets.
+
+        Parameters
+        ----------
+        ehr, subject : str, optional
+            Only those of an EHR, or of one of its users (`sub` of the id_token).
+        before : datetime, optional
+            Only those opened before this time.
+        """
+        wanted = {"idle": self._idle, "ehr": ehr, "subject": subject, "before": before}
+        with self._connection() as connection, connection.cursor(row_factory=class_row(OpenLaunch)) as cursor:
+            return cursor.execute(_OPEN, wanted).fetchall()
+
+    def running(self, launch_ids: Sequence[str]) -> dict[str, str]:
+        """Return the EHR of each of these launches that is running."""
+        with self._connection() as connection:
+            rows = connection.execute(_EHR_OF_RUNNING, {"ids": list(launch_ids), "idle": self._idle}).fetchall()
+        return {str(row[0]): str(row[1]) for row in rows}
+
+    def reseal(self) -> int:
+        """Seal all tokens anew with the current key, so that older ones may leave the ring; return how many there were.
+
+        What can't be opened any more is deleted: its launch has to be opened again in any case.
+        """
+        resealed = 0
+        while True:
+            with self._connection() as connection:
+                rows = connection.execute(_OLD_SEALS, (self.keys.current,)).fetchall()
+                for launch_id, access, refresh in rows:
+                    try:
+                        tokens = [
+                            self.keys.seal(self.keys.unseal(bytes(sealed), place), place) if sealed else None
+                            for sealed, place in ((access, f"access:{launch_id}"), (refresh, f"refresh:{launch_id}"))
+                        ]
+                    except SealBroken:
+                        connection.execute(_END, ("key is gone", [launch_id]))
+                        connection.execute(_DROP_TOKENS, ([launch_id],))
+                        continue
+                    connection.execute(_RESEAL, (*tokens, self.keys.current, launch_id))
+                    resealed += 1
+            if not rows:
+                return resealed
 
     # tokens
 

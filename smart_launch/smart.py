@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -77,6 +78,7 @@ class SmartLaunch:
             item.name: GuardedSession({origin_of(item.fhir_url)}, item.ca_file, max_bytes=max_fhir_bytes)
             for item in self.registrations
         }
+        self._max_fhir_bytes = max_fhir_bytes
         self._exempt: set[str] = set()
 
     def _check_base_url(self) -> bool:
@@ -128,7 +130,44 @@ class SmartLaunch:
 
     def fhir(self, launch: LaunchSession) -> FhirSession:
         """Return a session to the FHIR service of the launching EHR, with the launch's token."""
-        return FhirSession(launch, self._fhir_http[launch.ehr.name], self.tokens)
+        return self._session_to(launch, self._fhir_http[launch.ehr.name])
+
+    def associated(self, launch: LaunchSession, capability: str, address: str = "") -> FhirSession | None:
+        """Return a session to a service beside the FHIR service that takes the launch's token, such as DICOMweb.
+
+        Parameters
+        ----------
+        launch : LaunchSession
+            The launch.
+        capability : str
+            What the service is wanted for, such as `smart-imaging-access`.
+        address : str
+            Address that is to be read, such as an Endpoint's: only a service that it is below is returned.
+
+        Returns
+        -------
+        FhirSession or None
+            None where the EHR lists no such service (SMART 2.2 `associated_endpoints`): then no token may be sent.
+        """
+        configuration, _ = self.endpoints(launch.ehr)
+        for endpoint in configuration.associated_endpoints:
+            if capability in endpoint.capabilities and (
+                not address or address == endpoint.url or address.startswith(f"{endpoint.url}/")
+            ):
+                http = GuardedSession({origin_of(endpoint.url)}, launch.ehr.ca_file, max_bytes=self._max_fhir_bytes)
+                return self._session_to(launch, http, endpoint.url)
+        return None
+
+    def _session_to(self, launch: LaunchSession, http: GuardedSession, base: str = "") -> FhirSession:
+        return FhirSession(launch, http, partial(self.tokens.current, launch), partial(self.tokens.renew, launch), base)
+
+    def revoke(self, launch_ids: Sequence[str], reason: str = "revoked") -> int:
+        """End launches, their tokens at the EHRs first, as far as those let us; return how many were running."""
+        for launch_id, ehr in self.sessions.running(launch_ids).items():
+            registration = self._by_name.get(ehr)
+            if registration is not None:
+                self.tokens.revoke(registration, launch_id)
+        return self.sessions.end(launch_ids, reason)
 
     def csp_nonce(self) -> str:
         """Return the nonce for `<script nonce>` and `<style nonce>` of this response."""

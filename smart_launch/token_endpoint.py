@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import requests
@@ -16,7 +16,7 @@ from smart_launch.guarded_http import AddressRefused, GuardedSession, strict_jso
 from smart_launch.registration import Registration
 from smart_launch.scopes import ScopeSet
 
-__all__ = ["TokenResponse", "exchange_code", "refresh", "revoke"]
+__all__ = ["TokenResponse", "client_credentials", "exchange_code", "refresh", "revoke"]
 
 _log = structlog.get_logger("smart_launch")
 _ASSUMED_LIFE_S = 300
@@ -95,6 +95,15 @@ def refresh(
     """Refresh (RFC 6749 6). No `scope` is sent: that asks for what was granted, and is never refused as too much."""
     form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
     return _parse(_post(registration, configuration, http, configuration.token_endpoint, form), granted)
+
+
+def client_credentials(
+    registration: Registration, configuration: SmartConfiguration, http: GuardedSession, *, scope: str
+) -> TokenResponse:
+    """Get a token for the app itself (SMART 2.2 "Backend Services"); a refresh token in the answer is not kept."""
+    form = {"grant_type": "client_credentials", "scope": scope}
+    answer = _parse(_post(registration, configuration, http, configuration.token_endpoint, form), scope)
+    return replace(answer, refresh_token=None, id_token=None)
 
 
 def revoke(

@@ -104,16 +104,15 @@ class TokenKeeper:
             raise LaunchError("patient-changed", "refresh names another patient")
         return answer
 
-    def revoke(self, launch: LaunchSession) -> None:
-        """Take back the launch's tokens where the EHR offers that; before they are deleted."""
-        tokens = self._sessions.tokens(launch.launch_id)
-        if tokens is None:
-            return
+    def revoke(self, ehr: Registration, launch_id: str) -> None:
+        """Take back a launch's tokens where the EHR offers that; before they are deleted. Never stops what follows."""
         try:
-            configuration, http = self._endpoints(launch.ehr)
+            tokens = self._sessions.tokens(launch_id)
+            if tokens is None:
+                return
+            configuration, http = self._endpoints(ehr)
+            if tokens.refresh_token:
+                revoke(ehr, configuration, http, token=tokens.refresh_token, hint="refresh_token")
+            revoke(ehr, configuration, http, token=tokens.access_token, hint="access_token")
         except LaunchError as error:
-            _log.warning("smart.revocation.failed", ehr=launch.ehr.name, fault=error.code)
-            return
-        if tokens.refresh_token:
-            revoke(launch.ehr, configuration, http, token=tokens.refresh_token, hint="refresh_token")
-        revoke(launch.ehr, configuration, http, token=tokens.access_token, hint="access_token")
+            _log.warning("smart.revocation.failed", ehr=ehr.name, fault=error.code)

@@ -91,7 +91,7 @@ def logout(launch_id: str) -> Response:
     """End a launch: at the EHR where that is offered, and here in any case."""
     smart = _smart()
     session = smart.require(launch_id)
-    smart.tokens.revoke(session)
+    smart.tokens.revoke(session.ehr, launch_id)
     smart.sessions.end([launch_id], "logout")
     response = fault_page(LaunchError("signed-out"), further=smart.end_session_url(session.ehr))
     cookies.clear_cookie(response, cookies.session_cookie(launch_id))
@@ -103,7 +103,7 @@ def logout(launch_id: str) -> Response:
 def jwks() -> Response:
     """Publish the app's public keys."""
     smart = _smart()
-    response = jsonify(public_jwks(key for item in smart.registrations for key in item.signing_keys))
+    response = jsonify(public_jwks(key for item in smart.registrations for key in item.published_keys))
     response.headers["Cache-Control"] = f"public, max-age={_JWKS_LIFE_S}"
     smart.allow_cache()
     return response

@@ -275,10 +275,10 @@ def test_bad_app_keys_stop_the_start(text: str) -> None:
 def test_an_overview_for_administrators_holds_no_secret(scene: Scene, sessions: SessionStore) -> None:
     path = scene.launch()
     launch_id = path.split("/")[2]
-    mine = next(item for item in sessions.open_launches() if item["launch_id"] == launch_id)
-    assert mine["subject"] == "user-7"
-    assert "patient" not in mine
-    assert not any(isinstance(value, bytes) for value in mine.values())
+    mine = next(item for item in sessions.open_launches() if item.launch_id == launch_id)
+    assert mine.subject == "user-7"
+    assert not hasattr(mine, "patient")
+    assert not any(isinstance(value, bytes) for value in vars(mine).values())
     assert sessions.end([launch_id], "revoked by an administrator") == 1
     refused(scene.get(path), "launch-ended")
 
