@@ -289,6 +289,30 @@ _TABLE = [
     ErrorCode("blob-missing", 404, "The stored object is missing.", "L'objet stocké est introuvable."),
     ErrorCode("ledger-unavailable", 503, "The ledger is away.", "Le registre est absent.", 0xA700),
     ErrorCode("ai-unavailable", 503, "The AI container is away.", "Le conteneur d'IA est absent."),
+    ErrorCode(
+        "queue-full",
+        429,
+        "Too many analyses wait: try again later.",
+        "Trop d'analyses en attente : réessayez plus tard.",
+    ),
+    ErrorCode(
+        "analysis-timeout",
+        503,
+        "The analysis took too long.",
+        "L'analyse a pris trop de temps.",
+    ),
+    ErrorCode(
+        "model-hash-mismatch",
+        500,
+        "A model's file is not the one that its manifest names; the model is not loaded.",
+        "Un fichier du modèle n'est pas celui que son manifeste nomme ; le modèle n'est pas chargé.",
+    ),
+    ErrorCode(
+        "model-unusable",
+        500,
+        "A model can't be used as it is described.",
+        "Un modèle est inutilisable tel qu'il est décrit.",
+    ),
     ErrorCode("ai-refused", 502, "The AI container refused the study.", "Le conteneur d'IA a refusé l'examen."),
     ErrorCode(
         "study-not-registered",

@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     storage_account_url: str = Field("", description="Blob endpoint, reached by managed identity")
     storage_queue_url: str = Field("", description="Queue endpoint; empty: derived from STORAGE_ACCOUNT_URL")
     storage_connection_string: SecretStr = Field(SecretStr(""), description="Connection string (local stack)")
+    storage_timeout_s: float = Field(15.0, gt=0, description="Longest wait for an answer of blob or queue, in seconds")
 
     # PostgreSQL
     database_url: SecretStr = Field(SecretStr(""), description="PostgreSQL URL of this process's role")
@@ -59,6 +60,9 @@ class Settings(BaseSettings):
         SecretStr(""), description="PostgreSQL URL of imaging_owner, for `imaging rebuild`; empty: DATABASE_URL"
     )
     database_auth: Literal["password", "entra"] = Field("password", description="Password in the URL or Entra token")
+    database_timeout_s: float = Field(
+        15.0, ge=0, description="Longest wait of a service for an answer of PostgreSQL, in seconds; 0: no bound"
+    )
     database_pool_size: int = Field(20, ge=1, le=200, description="Most connections of one process")
 
     # AI container
@@ -67,6 +71,20 @@ class Settings(BaseSettings):
     ai_token: SecretStr = Field(SecretStr(""), description="Static bearer token (AI_AUTH=bearer)")
     ai_audience: str = Field("", description="Entra audience of the AI container")
     ai_timeout_s: float = Field(120.0, gt=0, description="Time-out of one analysis, in seconds")
+    ai_concurrency: int = Field(4, ge=1, le=64, description="Analyses that the AI container runs at once")
+    ai_queue: int = Field(32, ge=0, le=1000, description="Analyses that wait there; more are told to come back (429)")
+    ai_request_seconds: float = Field(
+        110.0, gt=0, description="Time of one analysis in the AI container, the wait included; less than AI_TIMEOUT_S"
+    )
+    ai_bytes_in_work: int = Field(
+        512 * MIB, gt=0, description="Bytes of instances that the AI container holds at once; a larger one is alone"
+    )
+    ai_interpreters: int = Field(2, ge=1, le=64, description="Runs of one network at once: as many as there are cores")
+    ai_largest_batch: int = Field(1, ge=1, le=64, description="Waiting images that one run of a network takes together")
+    model_poll_s: float = Field(15.0, gt=0, description="How often a running AI container looks for activated models")
+    model_cache_dir: str = Field(
+        "", description="Folder where models from Blob Storage are kept; empty: one in the system's temporary folder"
+    )
     model_dir: str = Field("", description="Folder with further model bundles; empty: those in the package only")
     assume_adult: bool = Field(False, description="Analyse radiographs whose patient's age can't be had as adult")
 
@@ -118,7 +136,7 @@ class Settings(BaseSettings):
         30.0, gt=0, le=600, description="Longest time between registrations, and between analyses, of a growing study"
     )
     journal_after_s: float = Field(
-        60.0, ge=30, le=3600, description="Longest time that history waits for its copy in container journal, in seconds"
+        60.0, ge=30, le=3600, description="Longest time that history waits for its copy in `journal`, seconds"
     )
 
     max_bytes_in_work: int = Field(
