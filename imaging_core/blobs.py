@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
+import requests
+from azure.core import MatchConditions
+from azure.core.exceptions import AzureError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import (
     BlobSasPermissions,
     BlobServiceClient,
@@ -24,9 +27,19 @@ from imaging_core.azure_login import azure_credential
 from imaging_core.errors import Permanent, Retryable
 from imaging_core.settings import Settings
 
-__all__ = ["CONTAINERS", "BlobInfo", "BlobMissing", "BlobStore"]
+__all__ = ["CONTAINERS", "BlobInfo", "BlobMissing", "BlobStore", "storage_transport"]
 
 CONTAINERS = ("incoming", "images", "quarantine", "results", "signoffs", "journal", "models", "batch")
+_CONNECTIONS = 48  # the SDK keeps 10 by itself, and opens the others anew for each request
+
+
+def storage_transport(settings: Settings) -> RequestsTransport:
+    """Return the SDK's transport with a kept connection for each thread that may call, and bounded waits."""
+    session = requests.Session()
+    adapter = requests.adapters.HTTPAdapter(pool_connections=2, pool_maxsize=_CONNECTIONS, max_retries=0)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return RequestsTransport(session=session, connection_timeout=5, read_timeout=settings.storage_timeout_s)
 
 
 class BlobMissing(Permanent):
@@ -78,13 +91,12 @@ class BlobStore:
     def from_settings(cls, settings: Settings) -> BlobStore:
         """Open the account of STORAGE_CONNECTION_STRING, else STORAGE_ACCOUNT_URL by managed identity."""
         options: dict[str, Any] = {
-            "retry_total": 3,
+            "retry_total": 2,
             "retry_connect": 2,
             # the SDK's first pause is 15 s: a sender is told 503 long before that
             "initial_backoff": 0.5,
             "increment_base": 2,
-            "connection_timeout": 5,
-            "read_timeout": 60,
+            "transport": storage_transport(settings),
             "max_single_put_size": 64 * 1024 * 1024,
             "max_single_get_size": 64 * 1024 * 1024,
         }
@@ -154,6 +166,45 @@ class BlobStore:
         """
         with _wrapped(name):
             return self._service.get_blob_client(container, name).download_blob().readall()
+
+    def get_with_etag(self, container: str, name: str) -> tuple[bytes, str]:
+        """Return the blob's bytes and the ETag that they belong to.
+
+        Raises
+        ------
+        BlobMissing
+            There is none.
+        """
+        with _wrapped(name):
+            found = self._service.get_blob_client(container, name).download_blob()
+            return found.readall(), found.properties.etag.strip('"')
+
+    def replace(
+        self,
+        container: str,
+        name: str,
+        data: bytes,
+        *,
+        etag: str,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str = "application/octet-stream",
+    ) -> bool:
+        """Store `data` if the blob still has `etag` (empty: if there is none yet); return whether it was stored."""
+        if not etag:
+            return self.put_new(container, name, data, metadata=metadata, content_type=content_type)
+        with _wrapped(name):
+            try:
+                self._service.get_blob_client(container, name).upload_blob(
+                    data,
+                    overwrite=True,
+                    etag=f'"{etag}"',
+                    match_condition=MatchConditions.IfNotModified,
+                    metadata=dict(metadata or {}),
+                    content_settings=ContentSettings(content_type=content_type),
+                )
+            except ResourceModifiedError:
+                return False
+        return True
 
     def info(self, container: str, name: str) -> BlobInfo:
         """Return ETag, size and metadata.
