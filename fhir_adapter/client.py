@@ -107,6 +107,28 @@ class FhirClient:
         """Return one version of a resource, or None."""
         return self._read(f"{type_}/{id_}/_history/{version}")
 
+    def history(self, type_: str, id_: str, most: int = 100) -> list[Resource]:
+        """Return the versions of a resource that the service keeps, the newest first; none where it knows none.
+
+        Parameters
+        ----------
+        most : int
+            Most versions that are read.
+        """
+        found: list[Resource] = []
+        following: str | None = f"{type_}/{id_}/_history"
+        seen: set[str] = set()
+        while following and following not in seen and len(found) < most:
+            seen.add(following)
+            response = self._call("GET", following, passing=(404, 410), name=f"{type_}/_history")
+            if response.status_code in (404, 410):
+                return found
+            page = self._body(response)
+            entries = [entry.get("resource") for entry in page.get("entry") or []]
+            found += [item for item in entries if isinstance(item, dict) and item.get("resourceType") == type_]
+            following = self._next_link(page)
+        return found[:most]
+
     def refresh(self, resource: Resource) -> Resource | None:
         """Return the current version of a resource that was read before; the same object where it has not changed.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from imaging_core.errors import Permanent
 __all__ = ["Assessed", "Assessment", "Signed", "Signer", "amend", "reject", "restore", "sign"]
 
 Keep = Callable[[Resource], None]
+Write = Callable[[Sequence[Resource]], list[Resource]]
 Assessed = Literal["present", "absent", "indeterminate"]
 _SIGNED = ("final", "amended", "corrected", "appended")
 
@@ -124,13 +125,14 @@ def sign(
     findings: Mapping[str, Assessed | Assessment] | None = None,
     conclusion: str = "",
     written_by: str = "",
+    write: Write | None = None,
 ) -> Signed:
     """Sign a preliminary report as the person left it.
 
     Parameters
     ----------
     client : FhirClient
-        With the signer's token, or the app's own where that may not write.
+        The imaging FHIR service, with the app's own identity.
     report_id, version_id : str
         The version that the person saw.
     signer : Signer
@@ -143,6 +145,8 @@ def sign(
         The person's words; empty: findings in one line each.
     written_by : str
         Name of the app, where it writes with its own identity on behalf of the signer.
+    write : callable, optional
+        Sends the transaction with the signer's own token, where that may write; None: `client` does.
 
     Raises
     ------
@@ -152,7 +156,7 @@ def sign(
     opened = _open(client, report_id, version_id)
     if not is_open(opened.report):
         raise PreconditionFailed("the report is signed or rejected already")
-    return _finish(client, opened, signer, keep, "final", findings or {}, conclusion, "", written_by)
+    return _finish(client, opened, signer, keep, "final", findings or {}, conclusion, "", written_by, write)
 
 
 def amend(
@@ -167,6 +171,7 @@ def amend(
     findings: Mapping[str, Assessed | Assessment] | None = None,
     conclusion: str = "",
     written_by: str = "",
+    write: Write | None = None,
 ) -> Signed:
     """Change a signed report, with the reason."""
     if not reason.strip():
@@ -174,7 +179,7 @@ def amend(
     opened = _open(client, report_id, version_id)
     if opened.report.get("status") not in _SIGNED:
         raise PreconditionFailed("the report is not signed")
-    return _finish(client, opened, signer, keep, status, findings or {}, conclusion, reason.strip(), written_by)
+    return _finish(client, opened, signer, keep, status, findings or {}, conclusion, reason.strip(), written_by, write)
 
 
 def reject(
@@ -186,6 +191,7 @@ def reject(
     reason: str,
     *,
     written_by: str = "",
+    write: Write | None = None,
 ) -> Signed:
     """Reject a preliminary report (poor image, wrong examination), with the reason."""
     if not reason.strip():
@@ -195,7 +201,7 @@ def reject(
         raise PreconditionFailed("the report is signed or rejected already")
     language = str(opened.report.get("language") or "en")
     said = phrase("rejected", language, signer=signer.display, reason=reason.strip())
-    return _finish(client, opened, signer, keep, "cancelled", {}, said, reason.strip(), written_by)
+    return _finish(client, opened, signer, keep, "cancelled", {}, said, reason.strip(), written_by, write)
 
 
 def restore(client: FhirClient, copy: Resource) -> bool:
@@ -257,6 +263,7 @@ def _finish(
     conclusion: str,
     reason: str,
     written_by: str,
+    write: Write | None,
 ) -> Signed:
     now = now_instant()
     language = str(opened.report.get("language") or "en")
@@ -289,11 +296,14 @@ def _finish(
     keep({"resourceType": "Bundle", "type": "collection", "entry": [{"resource": item} for item in made]})
     before = {reference(item): item for item in (opened.report, *opened.observations)}
     try:
-        answers = client.transaction([put_entry(item, before.get(reference(item))) for item in made])
+        answers = (write or client.transaction)([put_entry(item, before.get(reference(item))) for item in made])
     except FhirRetryable:
         # the answer got lost: whether the act was done is told by its Provenance, not by trying again
-        if client.read("Provenance", act["id"]) is None:
+        stored_act = client.read("Provenance", act["id"])
+        if stored_act is None:
             raise
+        if (stored_act.get("recorded"), stored_act.get("agent")) != (act["recorded"], act["agent"]):
+            raise PreconditionFailed("somebody else has acted on this version of the report") from None
         stored = client.read("DiagnosticReport", report["id"]) or report
         return Signed(stored, str(stored["meta"]["versionId"]), reference(act))
     tag = str((answers[0].get("response") or {}).get("etag") or "").removeprefix("W/").strip('"')

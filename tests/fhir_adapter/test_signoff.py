@@ -220,6 +220,37 @@ def test_an_answer_that_gets_lost(client: FhirClient, report: Resource, keep: Ke
     assert len([item for item in wire.writes if b"Dr Marie Curie" in item.content]) == 1
 
 
+@pytest.mark.requirement("R6")
+def test_a_lost_answer_is_not_taken_for_another_person_s_act(client: FhirClient, report: Resource, keep: Kept) -> None:
+    def too_late(_: object) -> list[Resource]:
+        sign(client, report["id"], "1", Signer("Dr Irène Joliot", "https://ehr.example/fhir", "Practitioner/8"), keep)
+        raise FhirRetryable("the answer, a 412, got lost")
+
+    with pytest.raises(PreconditionFailed, match="somebody else"):
+        sign(client, report["id"], "1", SIGNER, keep, write=too_late)
+
+
+@pytest.mark.requirement("R6")
+def test_the_signer_s_own_token_may_write(client: FhirClient, report: Resource, keep: Kept) -> None:
+    sent: list[int] = []
+
+    def with_token(entries: Any) -> list[Resource]:
+        sent.append(len(entries))
+        return client.transaction(entries)
+
+    assert sign(client, report["id"], "1", SIGNER, keep, write=with_token).version_id == "2"
+    assert sent == [3]
+
+
+@pytest.mark.requirement("R6")
+def test_what_was_said_before_stays_readable(client: FhirClient, report: Resource, keep: Kept) -> None:
+    sign(client, report["id"], "1", SIGNER, keep)
+    versions = client.history("DiagnosticReport", report["id"])
+    assert [item["status"] for item in versions] == ["final", "preliminary"]
+    assert versions[1]["conclusion"] == report["conclusion"]
+    assert client.history("DiagnosticReport", "nobody") == []
+
+
 @pytest.mark.requirement("R6", "R7")
 def test_a_lost_signature_is_restored_from_its_copy(
     client: FhirClient, report: Resource, header: Resource, keep: Kept
