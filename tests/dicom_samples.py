@@ -23,6 +23,8 @@ def instance(**changes: Any) -> Dataset:
     dataset.SeriesInstanceUID = generate_uid()
     dataset.StudyDate, dataset.StudyTime = "20240102", "030405"
     dataset.Modality = "CT"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.RescaleIntercept, dataset.RescaleSlope = "0", "1"
     dataset.PatientID = f"T{generate_uid()[-12:]}"
     dataset.PatientName = "Doe^Jane"
     dataset.PatientBirthDate = "19700102"
