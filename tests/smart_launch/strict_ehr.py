@@ -89,6 +89,15 @@ class StrictEhr:
     jtis: set[str] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
     client_keys: KeySet | None = None
+    system_client_id: str = "system-at-ehr"
+    system_keys: KeySet | None = None
+    system_scope: str = "system/ImagingStudy.rs system/Patient.rs"
+    system_expires_in: Any = 300
+    system_tokens: set[str] = field(default_factory=set)
+    introspection_answer: Answer | None = None
+    discovery_path: str = ""
+    associated: dict[str, Any] = field(default_factory=dict)
+    audience: str = ""
     expires_in: Any = 900
 
     def __post_init__(self) -> None:
@@ -134,7 +143,7 @@ class StrictEhr:
     def grant(self, parameters: dict[str, str]) -> dict[str, str]:
         assert parameters["response_type"] == "code"
         assert parameters["client_id"] == self.client_id
-        assert parameters["aud"] == self.iss
+        assert parameters["aud"] == (self.audience or self.iss)
         assert parameters["code_challenge_method"] == "S256"
         assert 43 <= len(parameters["code_challenge"]) <= 128
         code = secrets.token_urlsafe(24)
@@ -158,12 +167,14 @@ class StrictEhr:
             with self._lock:
                 self.seen.append(seen)
 
-        @app.get(f"{self.path}/.well-known/smart-configuration")
+        @app.get(f"{self.discovery_path or self.path}/.well-known/smart-configuration")
         def smart_configuration() -> Response:
             return self.discovery_answer() if self.discovery_answer else jsonify(self.configuration())
 
         @app.get(f"{self.path}/.well-known/openid-configuration")
-        def openid_configuration() -> Any:
+        @app.get("/<path:_>/.well-known/openid-configuration")
+        @app.get("/.well-known/openid-configuration")
+        def openid_configuration(_: str = "") -> Any:
             return self.openid_answer() if self.openid_answer else ("", 404)
 
         @app.get(f"{self.path}/metadata")
@@ -187,6 +198,34 @@ class StrictEhr:
                 return self.token_answer()
             return jsonify(document), 200, {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
+        @app.post("/introspect")
+        def introspect() -> Any:
+            bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            if bearer not in self.system_tokens:
+                return {"error": "invalid_token"}, 401
+            if self.introspection_answer:
+                return self.introspection_answer()
+            if request.form.get("token") not in self.access_tokens:
+                return {"active": False}
+            return {
+                "active": True,
+                "scope": GRANTED,
+                "client_id": self.client_id,
+                "exp": int(time.time()) + 60,
+                "patient": PATIENT,
+                "iss": self.origin,
+                "sub": "user-7",
+                "fhirUser": f"{self.iss}/Practitioner/dr1",
+            }
+
+        @app.get("/associated/<path:rest>")
+        def associated(rest: str) -> Any:
+            sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            if sent not in self.access_tokens:
+                return "", 401
+            found = self.associated.get(rest)
+            return found() if callable(found) else ("", 404)
+
         @app.post("/revoke")
         def revoke() -> Any:
             self._authenticate()
@@ -198,7 +237,7 @@ class StrictEhr:
             if self.fhir_answer and (answer := self.fhir_answer(rest)) is not None:
                 return answer
             sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if sent not in self.access_tokens:
+            if sent not in self.access_tokens | self.system_tokens:
                 return {"resourceType": "OperationOutcome"}, 401
             found = self.resources.get(rest)
             return (found, 200) if found is not None else ({"resourceType": "OperationOutcome"}, 404)
@@ -234,6 +273,8 @@ class StrictEhr:
             raise OAuthFailure("invalid_request", "content type")
         if any(len(form.getlist(name)) > 1 for name in form):
             raise OAuthFailure("invalid_request", "a parameter occurs twice")
+        if form.get("grant_type") == "client_credentials":
+            return self._system(form)
         self._authenticate()
         if form.get("grant_type") == "refresh_token":
             return self._refreshed(form)
@@ -250,6 +291,22 @@ class StrictEhr:
         if not 43 <= len(verifier) <= 128 or wanted != grant.parameters["code_challenge"]:
             raise OAuthFailure("invalid_grant", "PKCE")
         return self.token_response(grant.parameters)
+
+    def _system(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """Check a request of the app itself (SMART 2.2 "Backend Services")."""
+        if self.system_keys is None:
+            raise OAuthFailure("unauthorized_client", "no system client is registered")
+        if set(form) != {"grant_type", "scope", "client_assertion_type", "client_assertion"}:
+            raise OAuthFailure("invalid_request", "parameters")
+        self._check_assertion(form, self.system_keys, self.system_client_id)
+        if not form["scope"] or not all(word.startswith("system/") for word in form["scope"].split()):
+            raise OAuthFailure("invalid_scope", "scopes of level system only")
+        token = secrets.token_urlsafe(24)
+        self.system_tokens.add(token)
+        document = {"access_token": token, "token_type": "bearer", "scope": self.system_scope}
+        if self.system_expires_in is not None:
+            document["expires_in"] = self.system_expires_in
+        return document
 
     def _refreshed(self, form: Mapping[str, str]) -> dict[str, Any]:
         if "scope" in form:
@@ -301,7 +358,7 @@ class StrictEhr:
         form = request.form
         authorization = request.headers.get("Authorization", "")
         if self.client_keys is not None:
-            self._check_assertion(form)
+            self._check_assertion(form, self.client_keys, self.client_id)
         elif self.client_secret:
             if not authorization.startswith("Basic ") or "client_id" in form:
                 raise OAuthFailure("invalid_client", "Basic is required", 401)
@@ -312,22 +369,21 @@ class StrictEhr:
         elif authorization or form.get("client_id") != self.client_id:
             raise OAuthFailure("invalid_client", "a public client sends client_id and no Authorization", 401)
 
-    def _check_assertion(self, form: Mapping[str, str]) -> None:
+    def _check_assertion(self, form: Mapping[str, str], keys: KeySet, client_id: str) -> None:
         def refuse(why: str) -> OAuthFailure:
             return OAuthFailure("invalid_client", why, 401)
 
-        assert self.client_keys is not None
         if form.get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer":
             raise refuse("client_assertion_type")
         if "client_id" in form or "client_secret" in form:
             raise refuse("client_id is omitted by confidential clients")
-        token = jwt.decode(form.get("client_assertion", ""), self.client_keys, algorithms=["ES384", "RS384"])
+        token = jwt.decode(form.get("client_assertion", ""), keys, algorithms=["ES384", "RS384"])
         claims, now = token.claims, time.time()
         checks = {
             "typ": token.header.get("typ") == "JWT",
             "kid": isinstance(token.header.get("kid"), str),
-            "iss": claims.get("iss") == self.client_id,
-            "sub": claims.get("sub") == self.client_id,
+            "iss": claims.get("iss") == client_id,
+            "sub": claims.get("sub") == client_id,
             "aud": claims.get("aud") == request.base_url,
             "exp": now < claims.get("exp", 0) <= now + 300,
             "life": claims.get("exp", 0) - claims.get("iat", 0) <= 300,
