@@ -23,9 +23,11 @@ __all__ = [
     "PatientKey",
     "PatientMatch",
     "build",
+    "build_decided",
     "identity_of",
     "made_by_intake",
     "match_patient",
+    "replaced_by",
     "survivor",
     "token",
 ]
@@ -139,8 +141,6 @@ def identity_of(
 ) -> tuple[PatientKey | None, list[Demographics], HoldReason | None]:
     """Return a study's key and its headers' demographics, the most frequent first; or why there is no key (P1, P4)."""
     keys: set[PatientKey] = set()
-    details: Counter[str] = Counter()
-    held: dict[str, Demographics] = {}
     unnamed = unknown = False
     for header in headers:
         value = text(header.get("00100020"))
@@ -148,10 +148,6 @@ def identity_of(
         unnamed = unnamed or not value
         unknown = unknown or system is None
         keys.add(PatientKey(system or "", value))
-        item = _demographics(header)
-        mark = json.dumps([item.names, item.birth_date, item.gender], sort_keys=True)
-        details[mark] += 1
-        held[mark] = item
     if unnamed or not keys:
         return None, [], "patient-id-empty"
     if unknown:
@@ -162,8 +158,20 @@ def identity_of(
     allowed = allowed_systems(site)
     if allowed is not None and key.system not in allowed:
         return None, [], "assigner-not-allowed"
-    ordered = sorted(details.items(), key=lambda entry: (-entry[1], entry[0]))
-    return key, [held[mark] for mark, _ in ordered], None
+    return key, _details(headers), None
+
+
+def _details(headers: Sequence[Header]) -> list[Demographics]:
+    """Return the headers' demographics, each once, the most frequent first."""
+    counted: Counter[str] = Counter()
+    held: dict[str, Demographics] = {}
+    for header in headers:
+        item = _demographics(header)
+        mark = json.dumps([item.names, item.birth_date, item.gender], sort_keys=True)
+        counted[mark] += 1
+        held[mark] = item
+    ordered = sorted(counted.items(), key=lambda entry: (-entry[1], entry[0]))
+    return [held[mark] for mark, _ in ordered]
 
 
 def build(key: PatientKey, details: Demographics) -> Resource:
@@ -181,6 +189,19 @@ def build(key: PatientKey, details: Demographics) -> Resource:
     if details.birth_date:
         resource["birthDate"] = details.birth_date
     return resource
+
+
+def build_decided(headers: Sequence[Header], study_uid: str) -> Resource:
+    """Return the Patient that a person had made for one held study (P4).
+
+    Its id follows from the study, so that no existing Patient is ever written. The number of the header is not its own:
+    it belongs to somebody else's chart, or to nobody who is known, and would make that chart's next study ambiguous.
+    """
+    details = _details(headers)
+    made = build(PatientKey("urn:dicom:uid", f"urn:oid:{study_uid}"), details[0] if details else Demographics())
+    made["identifier"][0] |= {"use": "temp"}
+    del made["identifier"][0]["type"]
+    return made
 
 
 def made_by_intake(patient: Resource) -> bool:
@@ -222,7 +243,7 @@ def survivor(client: FhirClient, patient: Resource) -> Resource:
     """Follow ``link`` of type replaced-by to the record that a merge left (P6)."""
     seen = {patient["id"]}
     for _ in range(_LONGEST_CHAIN):
-        following = _replaced_by(patient)
+        following = replaced_by(patient)
         if following is None or following in seen:
             break
         seen.add(following)
@@ -287,7 +308,8 @@ def _overlap(left: frozenset[str], right: frozenset[str]) -> bool | None:
     return bool(left & right) or short
 
 
-def _replaced_by(patient: Resource) -> str | None:
+def replaced_by(patient: Resource) -> str | None:
+    """Return the id of the Patient that a merge put in this one's place (``link`` of type replaced-by); None: none."""
     for link in patient.get("link") or []:
         target = str((link.get("other") or {}).get("reference") or "")
         if link.get("type") == "replaced-by" and "/" in target:

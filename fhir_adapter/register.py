@@ -20,7 +20,15 @@ from fhir_adapter.bundle import check, put_entry, reference, same
 from fhir_adapter.client import FhirClient, Resource
 from fhir_adapter.dicom_json import Header, text
 from fhir_adapter.errors import FhirPermanent, FhirRetryable, PreconditionFailed
-from fhir_adapter.patient import HoldReason, PatientMatch, identity_of, match_patient, survivor, token
+from fhir_adapter.patient import (
+    HoldReason,
+    PatientMatch,
+    build_decided,
+    identity_of,
+    match_patient,
+    survivor,
+    token,
+)
 from imaging_core.sites import Site
 
 __all__ = ["Hold", "Registered", "ensure_study"]
@@ -86,6 +94,7 @@ def ensure_study(
     trusted_hosts: Sequence[str] = (),
     source: str = "urn:imaging:intake",
     subject: str | None = None,
+    make_patient: bool = False,
     patient_lock: Callable[[str], AbstractContextManager[object]] | None = None,
 ) -> Registered | Hold:
     """Bring the FHIR service to hold this study, or say why a person has to decide first.
@@ -107,7 +116,10 @@ def ensure_study(
     source : str
         Names the intake.
     subject : str, optional
-        ``Patient/<id>`` that an admin chose when he resolved a hold; no matching then.
+        ``Patient/<id>`` that an admin chose when he resolved a hold; no matching then. After a merge the surviving
+        record is taken.
+    make_patient : bool
+        An admin resolved a hold with "create": where matching ends in a hold, the study gets a Patient of its own.
     patient_lock : callable, optional
         Gives a context manager for a key; held while a new Patient is made.
 
@@ -125,12 +137,13 @@ def ensure_study(
     failure: Exception = PreconditionFailed("the ImagingStudy kept changing while it was written")
     with lock:
         for _ in range(_TRIES):
-            match = PatientMatch(linked=subject) if subject else match_patient(client, headers, policy, site)
+            match = _match(client, headers, policy, site, subject, make_patient)
             if match.subject is None:
                 return Hold(match.hold or "patient-not-found")
             probe = imaging_study.build(headers, subject=match.subject, site=site)
             found = _look_up(client, _wanted(headers, probe, address))
-            if subject is None and (reason := _other_subject(client, found.study, match)):
+            decided = subject is not None or make_patient
+            if not decided and (reason := _other_subject(client, found.study, match)):
                 return Hold(reason)
             built = imaging_study.build(
                 headers,
@@ -152,6 +165,28 @@ def ensure_study(
                 if error.retry_after:
                     raise
     raise failure
+
+
+def _match(
+    client: FhirClient,
+    headers: Sequence[Header],
+    policy: Policy,
+    site: Site,
+    subject: str | None,
+    make_patient: bool,
+) -> PatientMatch:
+    """Find the study's Patient: the one that a person chose, the one that a person had made, else by the header."""
+    if subject is not None:
+        chosen = client.read("Patient", subject.rpartition("/")[2])
+        return PatientMatch(linked=f"Patient/{survivor(client, chosen)['id']}" if chosen else subject)
+    if not make_patient:
+        return match_patient(client, headers, policy, site)
+    made = build_decided(headers, text(headers[0].get("0020000D")))
+    stored = client.read("Patient", made["id"])
+    if stored is not None:
+        return PatientMatch(linked=f"Patient/{survivor(client, stored)['id']}")
+    match = match_patient(client, headers, "create", site)
+    return match if match.subject is not None else PatientMatch(created=made)
 
 
 def _write(
