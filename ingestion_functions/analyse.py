@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
+import psycopg
 
 from fhir_adapter.identity import IMAGING_STUDY, resource_id
 from imaging_core import telemetry
 from imaging_core.database import unit_of_work
 from imaging_core.errors import ImagingError, Permanent, Retryable
 from imaging_core.ledger import study as ledger
-from imaging_core.queues import ANALYSES
-from ingestion_functions import audit
+from imaging_core.ledger.study import StudyRow
+from imaging_core.queues import ANALYSES, STUDIES
+from ingestion_functions import audit, own_objects
 from ingestion_functions.services import Services, ai_headers
+from ingestion_functions.settling import analysis_waits
 from ingestion_functions.steps import failed, hint
 
 __all__ = ["analyse"]
@@ -26,24 +29,37 @@ log = telemetry.get_logger(__name__)
 def analyse(parts: Services, study_uid: str) -> None:
     """Close the difference between the study's version and the version that its analyses cover."""
     delay = 0.0
-    again = False
     with unit_of_work(parts.pool) as connection:
         row = ledger.claim(connection, study_uid)
         if row is None or row.failed or row.hold_reason or row.analysed_version >= row.version:
             return
-        instances = ledger.instances(connection, study_uid)
-        images = [item for item in instances if item["registered"] and not item["own"]]
-        try:
-            answer = _ask(parts, study_uid, images) if images else _nothing(study_uid)
-            analysis = _analysis(answer)
-            ledger.mark_analysed(connection, study_uid, row.version, [analysis])
-            what = analysis["report"] or f"ImagingStudy/{resource_id(study_uid, IMAGING_STUDY)}"
-            audit.note(connection, "ai-run", client=analysis["model"] or "ai", what=what, patient=row.subject)
-            again = len(images) < sum(not item["own"] for item in instances)
-        except ImagingError as error:
-            delay = failed(connection, row, error)
-    if delay or again:
+        growth = ledger.arrivals(connection, study_uid)
+        delay = analysis_waits(row, growth, parts.settings.settle_most_s)
+        if not delay:
+            try:
+                _analyse(parts, connection, row)
+            except ImagingError as error:
+                delay = failed(connection, row, error)
+        elif growth.unregistered:
+            return  # the next registration sends a hint
+    if delay:
         hint(parts, ANALYSES, study_uid, delay_s=delay)
+        return
+    with unit_of_work(parts.pool) as connection:
+        # what came in while the study was taken, and what was made of it, have no hint left
+        more = ledger.unregistered_count(connection, study_uid) > 0
+    if more:
+        hint(parts, STUDIES, study_uid)
+
+
+def _analyse(parts: Services, connection: psycopg.Connection[Any], row: StudyRow) -> None:
+    images = [item for item in ledger.instances(connection, row.study_uid) if item["registered"] and not item["own"]]
+    answer = _ask(parts, row.study_uid, images)
+    analysis = _analysis(answer)
+    own_objects.add(parts, connection, row, answer.get("artifacts") or {})
+    ledger.mark_analysed(connection, row.study_uid, row.version, [analysis])
+    what = analysis["report"] or f"ImagingStudy/{resource_id(row.study_uid, IMAGING_STUDY)}"
+    audit.note(connection, "ai-run", client=analysis["model"] or "ai", what=what, patient=row.subject)
 
 
 def _ask(parts: Services, study_uid: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -74,11 +90,6 @@ def _problem_code(response: httpx.Response) -> str:
         return str(response.json().get("code", ""))
     except (ValueError, AttributeError):
         return ""
-
-
-def _nothing(study_uid: str) -> dict[str, Any]:
-    """Return the answer for a study of this system's own objects only."""
-    return {"study_uid": study_uid, "model": None, "findings": [], "not_analysed": [], "resources": []}
 
 
 def _analysis(answer: dict[str, Any]) -> dict[str, Any]:

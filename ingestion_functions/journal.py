@@ -1,8 +1,8 @@
 """The journal: history of the ledger, shipped by the sweep to container ``journal``, append-only.
 
-A blob holds the rows of one segment as JSON lines, ``{"kind": table, "row": {...}}``, in the order of their numbers. Its
-name says which numbers and what content, so that the same segment written twice is one blob and another content never
-takes the place of what is there, not even after PostgreSQL was set back to an older day and numbers come again.
+A blob holds the rows of one segment as JSON lines, ``{"kind": table, "row": {...}}``, in the order of their numbers.
+Its name says which numbers and what content, so that the same segment written twice is one blob and another content
+never takes the place of what is there, not even after PostgreSQL was set back to an older day and numbers come again.
 """
 
 from __future__ import annotations

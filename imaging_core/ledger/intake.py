@@ -21,6 +21,7 @@ __all__ = [
     "delivery_by_key",
     "delivery_progress",
     "find_instance",
+    "intake_id_by_key",
     "record",
     "upload_progress",
 ]
@@ -147,6 +148,12 @@ def delivery_by_key(connection: Connection, key: str) -> bool:
     return connection.execute("SELECT 1 FROM ledger.intake WHERE delivery_key = %s", (key,)).fetchone() is not None
 
 
+def intake_id_by_key(connection: Connection, key: str) -> uuid.UUID | None:
+    """Return the delivery that has this key; None where there is none."""
+    row = connection.execute("SELECT intake_id FROM ledger.intake WHERE delivery_key = %s", (key,)).fetchone()
+    return row[0] if row else None
+
+
 _PROGRESS = """
 SELECT d.intake_id, d.state AS outcome, coalesce(d.reason, d.hold_reason) AS reason, d.detail, d.sop_uid, d.study_uid,
 d.client,
@@ -159,13 +166,15 @@ d.client,
 FROM ledger.delivery d
 LEFT JOIN ledger.study s USING (study_uid)
 LEFT JOIN ledger.instance i USING (sop_uid)
+-- a released file is answered for by what it became
+WHERE d.intake_id = (SELECT coalesce(superseded_by, intake_id) FROM ledger.intake WHERE intake_id = %s)
 """
 
 
 def delivery_progress(connection: Connection, intake_id: uuid.UUID) -> Mapping[str, Any] | None:
     """Return a delivery's outcome and how far its study has come; None where there is no such delivery."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(_PROGRESS + "WHERE d.intake_id = %s", (intake_id,))
+        cursor.execute(_PROGRESS, (intake_id,))
         return cursor.fetchone()
 
 
@@ -177,7 +186,8 @@ def upload_progress(connection: Connection, upload_id: uuid.UUID) -> list[Mappin
             SELECT f.name, f.blob, d.intake_id, d.state AS outcome, coalesce(d.reason, d.hold_reason) AS reason,
                    d.detail, d.study_uid, d.sop_uid
             FROM ledger.upload_file f
-            LEFT JOIN ledger.delivery d ON d.delivery_key LIKE 'drop:' || f.blob || ':%%'
+            LEFT JOIN ledger.intake o ON o.delivery_key LIKE 'drop:' || f.blob || ':%%'
+            LEFT JOIN ledger.delivery d ON d.intake_id = coalesce(o.superseded_by, o.intake_id)
             WHERE f.upload_id = %s ORDER BY f.name, d.received_at
             """,
             (upload_id,),

@@ -26,7 +26,7 @@ class Released:
     """A quarantined file that a person gave another try, and that has not had it yet."""
 
     intake_id: uuid.UUID
-    source: str
+    source: Literal["stow", "image", "drop", "cstore"]
     client: str
     site: str
     blob: str
@@ -110,7 +110,7 @@ def became(connection: Connection, intake_id: uuid.UUID, successor: uuid.UUID) -
     connection.execute(
         """
         UPDATE ledger.intake SET superseded_by = %s, sequence = nextval('ledger.journal_sequence'), segment = NULL
-        WHERE intake_id = %s AND superseded_by IS NULL
+        WHERE (intake_id = %s AND superseded_by IS NULL) OR superseded_by = %s
         """,
-        (successor, intake_id),
+        (successor, intake_id, intake_id),
     )
