@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from imaging_core.dicom.header import DicomHeader, HeaderLimits, read_header
+from imaging_core.dicom.header import DicomHeader, HeaderLimits, complete, read_header, read_opening
 from imaging_core.dicom.pixels import DecodedImage, Window, decode, render_png
 from imaging_core.errors import Rejected, Retryable
 from imaging_core.settings import Settings
@@ -26,6 +26,8 @@ from imaging_core.settings import Settings
 __all__ = ["DecodePool"]
 
 T = TypeVar("T")
+# What a child is given of an instance whose header is asked for: in all but a few the pixels begin before that.
+_OPENING = 64 * 1024
 _PRELOAD = ["imaging_core.dicom.header", "imaging_core.dicom.pixels", "pydicom.pixels", "PIL.PngImagePlugin"]
 # Decoders of native code keep to one thread in a child: the pool is the parallelism, and each thread's stack counts as
 # memory.
@@ -132,8 +134,14 @@ class DecodePool:
         return result
 
     def header(self, data: bytes) -> DicomHeader:
-        """Read the header: see `imaging_core.dicom.header.read_header`."""
-        return self.run(read_header, data, self._limits)
+        """Read the header: see `imaging_core.dicom.header.read_header`.
+
+        The child parses the file's beginning; its pixels are hashed here, without a way to the child and back.
+        """
+        opening = self.run(read_opening, data[:_OPENING], len(data), self._limits)
+        if opening is None:
+            return self.run(read_header, data, self._limits)
+        return complete(opening, data, self._limits)
 
     def decode(self, data: bytes, frame: int = 0) -> DecodedImage:
         """Decode one frame: see `imaging_core.dicom.pixels.decode`."""

@@ -3,7 +3,10 @@
 What passes has valid UIDs that agree with each other, a transfer syntax and SOP class that are known, and is complete.
 It is described by the DICOM JSON model (PS3.18 Annex F) without bulk data, and by hashes of its data set and pixels.
 
-Only to be called in a decode child (`imaging_core.dicom.child`): a hostile file may take any amount of memory or time.
+Reading has two halves. `read_opening` parses what stands before the pixels, and needs only the first bytes of a file to
+do it; a hostile file may take any amount of memory or time there, so it is to be called in a decode child
+(`imaging_core.dicom.child`). `complete` does arithmetic on lengths and hashes the rest, where the bytes are; so an
+instance of 7 MB costs the way to the child and back of 64 KB.
 """
 
 from __future__ import annotations
@@ -11,32 +14,44 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
+from struct import unpack_from
 from typing import Any
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom._uid_dict import UID_dictionary
-from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filebase import DicomIO
+from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
+from imaging_core.dicom import conformance
+from imaging_core.dicom.codestream import check_codestream
+from imaging_core.dicom.flags import flags
+from imaging_core.dicom.json_model import Budget, describe, first
 from imaging_core.errors import Rejected
 
-__all__ = ["SYSTEM_MANUFACTURER", "DicomHeader", "HeaderLimits", "read_header", "valid_uid"]
+__all__ = [
+    "SYSTEM_MANUFACTURER",
+    "DicomHeader",
+    "HeaderLimits",
+    "Opening",
+    "complete",
+    "read_header",
+    "read_opening",
+    "valid_uid",
+]
 
 _UID = re.compile(r"[0-9.]{1,64}")
-_BULK = 1024
 _DICOMDIR = "1.2.840.10008.1.3.10"
 # Objects derived from an analysis name this system in Contributing Equipment (0018,A001); only reports and captures
 # can be such, so that no header makes a radiograph pass as one and go unread (R8).
 SYSTEM_MANUFACTURER = "imaging"
 _DERIVED_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.")
+_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+_UNDEFINED = 0xFFFFFFFF
+_AFTER_PIXELS = (0xFFFCFFFC, 0xFFFAFFFA)  # padding and digital signatures, PS3.10 7.2
+_MAX_FRAGMENTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -58,11 +73,13 @@ class DicomHeader:
     sop_uid, study_uid, series_uid, sop_class_uid, transfer_syntax_uid : str
         Validated UIDs.
     attributes : dict
-        DICOM JSON model, PS3.18 Annex F; values of 1,024 bytes or more, and binary ones, are left out.
+        DICOM JSON model, PS3.18 Annex F; binary values, numbers of 1,024 bytes or more and text of 64 KiB or more are
+        left out.
     dataset_sha256 : str
-        Of the bytes after the file meta information.
+        Of the bytes after the file meta information, the value of the pixels standing as its own SHA-256 (32 bytes), so
+        that they are hashed once.
     pixel_sha256 : str or None
-        Of the value of Pixel Data (7FE0,0010); None without pixels.
+        Of the value of Pixel Data (7FE0,0010) as it is encoded; None without pixels, or in a deflated data set.
     own : bool
         Made by this system from an analysis.
     flags : tuple of str
@@ -84,6 +101,39 @@ class DicomHeader:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What stands before the pixels.
+
+    Parameters
+    ----------
+    header : DicomHeader
+        Without its hashes.
+    dataset_at : int
+        Where the data set begins.
+    pixels_at : int or None
+        Where the value of the pixels begins; None where the whole data set was read.
+    pixels_length : int
+        As the element says; 0xFFFFFFFF where it is undefined.
+    little_endian, implicit : bool
+        How the data set is encoded.
+    """
+
+    header: DicomHeader
+    dataset_at: int
+    pixels_at: int | None
+    pixels_length: int
+    little_endian: bool
+    implicit: bool
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    tag: int
+    at: int
+    length: int
+
+
 def valid_uid(text: str) -> bool:
     """Return whether `text` may be used as a UID: digits and dots, 64 characters at most (D46, PS3.5 9.1)."""
     return _UID.fullmatch(text) is not None and ".." not in text and text[0] != "." and text[-1] != "."
@@ -96,62 +146,121 @@ def read_header(data: bytes, limits: HeaderLimits) -> DicomHeader:
     ------
     Rejected
         ``not-dicom``, ``truncated``, ``missing-uid``, ``bad-uid``, ``uid-mismatch``, ``sop-class-mismatch``,
-        ``sop-class-not-supported``, ``transfer-syntax-not-supported``, ``inflated-too-large``, ``too-many-elements``,
-        ``nested-too-deep``, ``too-many-pixels``, ``bad-rescale``.
+        ``sop-class-not-supported``, ``directory``, ``transfer-syntax-not-supported``, ``inflated-too-large``,
+        ``too-many-elements``, ``nested-too-deep``, ``too-many-pixels``, ``pixels-unreadable``, ``codestream-mismatch``,
+        ``bad-rescale``, ``trailing-bytes``.
+    """
+    opening = read_opening(data, len(data), limits)
+    if opening is None:
+        raise Rejected("truncated", "the data set ends early: send the file again")
+    return complete(opening, data, limits)
+
+
+def read_opening(data: bytes, size: int, limits: HeaderLimits) -> Opening | None:
+    """Parse the first bytes of a file, as far as the pixels.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file or its beginning.
+    size : int
+        Bytes of the whole file.
+
+    Returns
+    -------
+    Opening or None
+        None where the pixels, or the end, are not within `data`.
+
+    Raises
+    ------
+    Rejected
+        As `read_header`.
     """
     if len(data) < 132 or data[128:132] != b"DICM":
         raise Rejected("not-dicom", "no DICM at byte 128: send a DICOM Part 10 file (PS3.10 7.1)")
-    stream = BytesIO(data)
+    whole = len(data) >= size
     try:
-        meta, offset = _file_meta(stream)
+        meta, dataset_at = _file_meta(data)
+        if not whole and dataset_at + 8 > len(data):
+            return None
         syntax = str(meta.get("TransferSyntaxUID", ""))
         _check_transfer_syntax(syntax)
-        if syntax == DeflatedExplicitVRLittleEndian:
-            dataset = dcmread(_inflated(data, meta, offset, limits), force=False)
-        else:
-            dataset = dcmread(BytesIO(data), force=False)
-            _check_end(dataset, data)
-        count = _measure(dataset, limits)
+        deflated = syntax == DeflatedExplicitVRLittleEndian
+        if deflated and not whole:
+            return None
+        stream = BytesIO(_inflated(data, dataset_at, limits)) if deflated else BytesIO(data)
+        stream.seek(0 if deflated else dataset_at)
+        found = _read(stream, syntax, whole=whole)
+        if found is None:
+            return None
+        dataset, pixels = found
+        budget = Budget(limits.max_elements, limits.max_nesting)
+        attributes = describe(dataset, budget)
     except Rejected:
         raise
     except RecursionError as error:
         raise Rejected("nested-too-deep", f"sequences nested beyond MAX_NESTING = {limits.max_nesting}") from error
-    except (InvalidDicomError, EOFError) as error:
-        raise Rejected("truncated", "the data set ends early: send the file again") from error
     except MemoryError:
         raise
     except Exception as error:  # pydicom raises many types on broken files; all mean the same to the sender
+        if not whole:
+            return None
+        if isinstance(error, EOFError | OSError):
+            raise Rejected("truncated", "the data set ends early: send the file again") from error
         raise Rejected("not-dicom", f"the data set can't be parsed ({type(error).__name__})") from error
-    if count == 0:
+    if budget.elements == 0:
         raise Rejected("not-dicom", "the data set is empty")
-    uids = _uids(dataset, meta)
-    _check_pixels(dataset, syntax, limits)
-    pixels = dataset.get("PixelData")
-    attributes = dataset.to_json_dict(
-        bulk_data_threshold=_BULK, bulk_data_element_handler=_no_bulk, suppress_invalid_tags=True
-    )
-    return DicomHeader(
+    uids = _uids(attributes, meta)
+    length = pixels.length if pixels is not None else 0
+    _check_pixels(attributes, syntax, limits, pixels)
+    header = DicomHeader(
         **uids,
         transfer_syntax_uid=syntax,
-        attributes={tag: value for tag, value in attributes.items() if _kept(tag, value)},
-        dataset_sha256=hashlib.sha256(memoryview(data)[offset:]).hexdigest(),
-        pixel_sha256=hashlib.sha256(pixels).hexdigest() if isinstance(pixels, bytes) else None,
-        own=_own(dataset),
+        attributes=attributes,
+        dataset_sha256="",
+        pixel_sha256=None,
+        own=_own(attributes, uids["sop_class_uid"]),
+        flags=flags(attributes, uids["sop_class_uid"], pixels=pixels is not None),
+        warnings=conformance.warnings(attributes, uids["sop_class_uid"], pixels=pixels.tag if pixels else None),
     )
+    at = pixels.at if pixels is not None and not deflated else None
+    original = dataset.original_encoding
+    return Opening(header, dataset_at, at, length, original[1] is not False, original[0] is True)
 
 
-def _no_bulk(_: DataElement) -> str:
-    return ""
+def complete(opening: Opening, data: bytes, limits: HeaderLimits) -> DicomHeader:
+    """Check the rest of the file against its opening and hash it.
+
+    Nothing is parsed but lengths, nothing allocated but the answer: it may be called outside a decode child.
+
+    Raises
+    ------
+    Rejected
+        ``truncated``, ``trailing-bytes``, ``codestream-mismatch``, ``too-many-elements``.
+    """
+    header, view = opening.header, memoryview(data)
+    whole = hashlib.sha256()
+    if opening.pixels_at is None:
+        whole.update(view[opening.dataset_at :])
+        return replace(header, dataset_sha256=whole.hexdigest())
+    start = opening.pixels_at
+    if opening.pixels_length == _UNDEFINED:
+        end = _end_of_fragments(view, start, header, opening.little_endian)
+    else:
+        end = start + opening.pixels_length
+        if end > len(view):
+            raise Rejected("truncated", f"{len(view) - start} bytes of pixels where {opening.pixels_length} are said")
+    header = _check_rest(header, opening, view[end:], limits)
+    pixels = hashlib.sha256(view[start:end])
+    whole.update(view[opening.dataset_at : start])
+    whole.update(pixels.digest())
+    whole.update(view[end:])
+    return replace(header, dataset_sha256=whole.hexdigest(), pixel_sha256=pixels.hexdigest())
 
 
-def _kept(tag: str, value: dict[str, Any]) -> bool:
-    if tag == "7FE00010" or "BulkDataURI" in value or "InlineBinary" in value:
-        return False
-    return int(tag[:4], 16) % 2 == 0  # private elements stay in the file
-
-
-def _file_meta(stream: BytesIO) -> tuple[Dataset, int]:
+def _file_meta(data: bytes) -> tuple[Dataset, int]:
     """Return the file meta information, always explicit little endian (PS3.10 7.1), and where the data set begins."""
+    stream = BytesIO(data)
     stream.seek(132)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
     return meta, stream.tell()
@@ -168,8 +277,8 @@ def _check_transfer_syntax(syntax: str) -> None:
         )
 
 
-def _inflated(data: bytes, meta: Dataset, offset: int, limits: HeaderLimits) -> BytesIO:
-    """Inflate within bounds and give the data set the header of an explicit one."""
+def _inflated(data: bytes, offset: int, limits: HeaderLimits) -> bytes:
+    """Inflate a deflated data set (PS3.5 A.5) within bounds."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         body = inflater.decompress(memoryview(data)[offset:], limits.max_inflated_bytes)
@@ -177,72 +286,119 @@ def _inflated(data: bytes, meta: Dataset, offset: int, limits: HeaderLimits) -> 
         raise Rejected("truncated", "the deflated data set is broken") from error
     if inflater.unconsumed_tail:
         raise Rejected("inflated-too-large", f"more than MAX_INFLATED_BYTES = {limits.max_inflated_bytes}")
-    explicit = FileMetaDataset(meta)
-    explicit.TransferSyntaxUID = ExplicitVRLittleEndian
-    out = BytesIO()
-    out.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(DicomIO(out), explicit, enforce_standard=False)
-    out.write(body)
-    out.seek(0)
-    return out
+    if not inflater.eof:
+        raise Rejected("truncated", "the deflated data set ends early: send the file again")
+    if len(inflater.unused_data) > 8:  # some writers leave gzip's check and size there, or a byte to an even length
+        raise Rejected("trailing-bytes", f"{len(inflater.unused_data)} bytes after the deflated data set")
+    return body
 
 
-_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
-_AFTER_PIXELS = (b"\xfc\xff", b"\xfa\xff")  # padding (FFFC,FFFC) and digital signatures (FFFA,FFFA), PS3.10 7.2
+def _read(stream: BytesIO, syntax: str, *, whole: bool) -> tuple[Dataset, _Pixels | None] | None:
+    """Read elements, unconverted, as far as the pixels; None where the bytes end before the elements do."""
+    pixels: list[_Pixels] = []
+
+    def at_pixels(tag: int, _vr: str | None, length: int) -> bool:
+        if tag in _PIXELS:
+            pixels.append(_Pixels(int(tag), stream.tell(), length))
+        return tag in _PIXELS
+
+    size = stream.getbuffer().nbytes
+    dataset = read_dataset(
+        stream,
+        syntax == ImplicitVRLittleEndian,
+        syntax != ExplicitVRBigEndian,
+        stop_when=at_pixels,
+    )
+    if pixels:
+        return dataset, pixels[-1]
+    if not whole:
+        return None
+    for element in dataset.elements():
+        if isinstance(element, RawDataElement) and len(element.value or b"") < element.length % _UNDEFINED:
+            return None
+    return (dataset, None) if stream.tell() >= size else None
 
 
-def _check_end(dataset: Dataset, data: bytes) -> None:
-    """Find bytes behind the pixels that are no data elements (D49): another file may hide there."""
-    raw: Any = dataset.get_item("PixelData") if "PixelData" in dataset else None
-    if not isinstance(raw, RawDataElement) or raw.value is None or not dataset.is_little_endian:
-        return
-    if raw.length == 0xFFFFFFFF:
-        at = data.rfind(_DELIMITER)
-        end = at + len(_DELIMITER) if at >= raw.value_tell else len(data)
-    else:
-        end = raw.value_tell + raw.length
-    rest = data[end:]
-    if rest.strip(b"\0") and not rest.startswith(_AFTER_PIXELS):
-        raise Rejected("trailing-bytes", f"{len(rest)} bytes after the pixel data are no data elements")
+def _end_of_fragments(view: memoryview, start: int, header: DicomHeader, little_endian: bool) -> int:
+    """Walk the fragments of encapsulated pixels (PS3.5 A.4) to the end of their sequence."""
+    order = "<" if little_endian else ">"
+    at, fragments = start, 0
+    opening: tuple[int, int] | None = None
+    while True:
+        if at + 8 > len(view):
+            raise Rejected("truncated", "the encapsulated pixels have no end: send the file again")
+        group, element, length = unpack_from(f"{order}HHI", view, at)
+        at += 8
+        if (group, element) == (0xFFFE, 0xE0DD):
+            break
+        if (group, element) != (0xFFFE, 0xE000) or length == _UNDEFINED or at + length > len(view):
+            raise Rejected("truncated", "the encapsulated pixels are broken: send the file again")
+        if fragments == 1:
+            opening = (at, at + length)
+        at += length
+        fragments += 1
+        if fragments > _MAX_FRAGMENTS:
+            raise Rejected("too-many-elements", f"more than {_MAX_FRAGMENTS} fragments of pixels")
+    frames = max(1, _number(header.attributes, "00280008", 1))
+    if opening is not None and fragments - 1 == frames:
+        check_codestream(
+            view[opening[0] : opening[1]],
+            header.transfer_syntax_uid,
+            rows=_number(header.attributes, "00280010", 0),
+            columns=_number(header.attributes, "00280011", 0),
+            samples=_number(header.attributes, "00280002", 1),
+            bits_allocated=_number(header.attributes, "00280100", 16),
+        )
+    return at
 
 
-def _measure(dataset: Dataset, limits: HeaderLimits) -> int:
-    """Count elements, sequences included, without recursion."""
-    count = 0
-    level: list[Dataset] = [dataset]
-    depth = 0
-    while level:
-        if depth > limits.max_nesting:
-            raise Rejected("nested-too-deep", f"more than MAX_NESTING = {limits.max_nesting}")
-        below: list[Dataset] = []
-        for item in level:
-            count += len(item)
-            if count > limits.max_elements:
-                raise Rejected("too-many-elements", f"more than MAX_ELEMENTS = {limits.max_elements}")
-            for element in item:
-                if element.VR == "SQ":
-                    below.extend(element.value)
-        level = below
-        depth += 1
-    return count
+def _check_rest(header: DicomHeader, opening: Opening, rest: memoryview, limits: HeaderLimits) -> DicomHeader:
+    """Behind the pixels only padding and signatures may stand (D49): another file may hide there."""
+    size = len(rest)
+    if not size or not bytes(rest).strip(b"\0"):
+        return header
+    order = "<" if opening.little_endian else ">"
+    at, count = 0, 0
+    while at + 8 <= size:
+        group, element = unpack_from(f"{order}HH", rest, at)
+        tag = group << 16 | element
+        if tag not in _AFTER_PIXELS:
+            break
+        count += 1
+        long_form = not opening.implicit
+        if long_form and at + 12 > size:
+            break
+        length = unpack_from(f"{order}I", rest, at + (8 if long_form else 4))[0]
+        body = at + (12 if long_form else 8)
+        if length == _UNDEFINED:
+            # a signature's sequence of undefined length: its own delimiter is the last one
+            end = bytes(rest).rfind(b"\xfe\xff\xdd\xe0\0\0\0\0" if opening.little_endian else b"\xff\xfe\xe0\xdd")
+            at = end + 8 if end >= body else size
+        else:
+            at = body + length
+    if at > size:
+        raise Rejected("truncated", "the data set ends early: send the file again")
+    if count > limits.max_elements or bytes(rest[at:]).strip(b"\0"):
+        raise Rejected("trailing-bytes", f"{size - at} bytes after the pixel data are no data elements")
+    return header
 
 
-def _uids(dataset: Dataset, meta: Dataset) -> dict[str, str]:
-    names = {
-        "sop_uid": "SOPInstanceUID",
-        "study_uid": "StudyInstanceUID",
-        "series_uid": "SeriesInstanceUID",
-        "sop_class_uid": "SOPClassUID",
+def _uids(attributes: dict[str, Any], meta: Dataset) -> dict[str, str]:
+    tags = {
+        "sop_uid": ("00080018", "SOPInstanceUID"),
+        "study_uid": ("0020000D", "StudyInstanceUID"),
+        "series_uid": ("0020000E", "SeriesInstanceUID"),
+        "sop_class_uid": ("00080016", "SOPClassUID"),
     }
     found = {}
-    if str(dataset.get("SOPClassUID", meta.get("MediaStorageSOPClassUID", ""))) == _DICOMDIR:
+    if str(first(attributes, "00080016") or meta.get("MediaStorageSOPClassUID", "")) == _DICOMDIR:
         raise Rejected("directory", "a DICOMDIR is an index, not an instance: send the files that it names")
-    for field, keyword in names.items():
-        value = dataset.get(keyword)
-        text = str(value) if value else ""
+    for field, (tag, keyword) in tags.items():
+        values = attributes.get(tag, {}).get("Value") or [""]
+        text = str(values[0])
         if not text:
             raise Rejected("missing-uid", f"{keyword} is missing or empty")
-        if not valid_uid(text):
+        if len(values) > 1 or not valid_uid(text):
             raise Rejected("bad-uid", f"{keyword} is not a UID (PS3.5 9.1)")
         found[field] = text
     if str(meta.get("MediaStorageSOPInstanceUID", found["sop_uid"])) != found["sop_uid"]:
@@ -255,40 +411,42 @@ def _uids(dataset: Dataset, meta: Dataset) -> dict[str, str]:
     return found
 
 
-def _number(dataset: Dataset, keyword: str, default: int) -> int:
-    value = dataset.get(keyword)
+def _number(attributes: dict[str, Any], tag: str, default: int) -> int:
+    value = first(attributes, tag)
     try:
         return default if value in (None, "") else int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return default
 
 
-def _check_pixels(dataset: Dataset, syntax: str, limits: HeaderLimits) -> None:
-    slope = dataset.get("RescaleSlope")
-    if slope is not None and slope != "" and float(slope) == 0.0:
+def _check_pixels(attributes: dict[str, Any], syntax: str, limits: HeaderLimits, pixels: _Pixels | None) -> None:
+    slope = first(attributes, "00281053")
+    if isinstance(slope, int | float) and slope == 0:
         raise Rejected("bad-rescale", "Rescale Slope (0028,1053) is zero: every pixel would be the same")
-    pixels = dataset.get("PixelData")
     if pixels is None:
         return
+    rows, columns = first(attributes, "00280010"), first(attributes, "00280011")
+    if rows == 0 or columns == 0:
+        raise Rejected("pixels-unreadable", "Rows (0028,0010) or Columns (0028,0011) is zero, yet there are pixels")
     samples = (
-        _number(dataset, "Rows", 0)
-        * _number(dataset, "Columns", 0)
-        * _number(dataset, "SamplesPerPixel", 1)
-        * max(1, _number(dataset, "NumberOfFrames", 1))
+        _number(attributes, "00280010", 0)
+        * _number(attributes, "00280011", 0)
+        * _number(attributes, "00280002", 1)
+        * max(1, _number(attributes, "00280008", 1))
     )
     if samples > limits.max_samples:
         raise Rejected("too-many-pixels", f"{samples} samples, MAX_SAMPLES = {limits.max_samples}")
-    if UID(syntax).is_encapsulated or not isinstance(pixels, bytes):
+    if UID(syntax).is_encapsulated or pixels.length == _UNDEFINED:
         return
-    bits = samples * _number(dataset, "BitsAllocated", 16)
-    if "YBR_FULL_422" in str(dataset.get("PhotometricInterpretation", "")):
+    bits = samples * _number(attributes, "00280100", 16)
+    if "YBR_FULL_422" in str(first(attributes, "00280004") or ""):
         bits = bits * 2 // 3
-    if len(pixels) < (bits + 7) // 8:
-        raise Rejected("truncated", f"{len(pixels)} bytes of pixels where {(bits + 7) // 8} are described")
+    if pixels.length < (bits + 7) // 8:
+        raise Rejected("truncated", f"{pixels.length} bytes of pixels where {(bits + 7) // 8} are described")
 
 
-def _own(dataset: Dataset) -> bool:
-    if not str(dataset.get("SOPClassUID", "")).startswith(_DERIVED_CLASSES):
+def _own(attributes: dict[str, Any], sop_class_uid: str) -> bool:
+    if not sop_class_uid.startswith(_DERIVED_CLASSES):
         return False
-    equipment: Iterable[Dataset] = dataset.get("ContributingEquipmentSequence") or ()
-    return any(str(item.get("Manufacturer", "")) == SYSTEM_MANUFACTURER for item in equipment)
+    equipment = attributes.get("0018A001", {}).get("Value", ())
+    return any(str(first(item, "00080070") or "") == SYSTEM_MANUFACTURER for item in equipment)

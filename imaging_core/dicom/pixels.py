@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, convert_color_space
 from pydicom.pixels.utils import pixel_array
 
+from imaging_core.dicom.codestream import check_codestream
 from imaging_core.errors import Rejected
 
 __all__ = ["DecodedImage", "Window", "decode", "render", "render_png"]
@@ -86,7 +88,7 @@ def decode(data: bytes, frame: int = 0) -> DecodedImage:
     Raises
     ------
     Rejected
-        ``no-pixels``, ``pixels-unreadable``, ``not-found`` (no such frame).
+        ``no-pixels``, ``pixels-unreadable``, ``codestream-mismatch``, ``not-found`` (no such frame).
     """
     dataset = dcmread(io.BytesIO(data), force=False)
     if "PixelData" not in dataset:
@@ -97,6 +99,8 @@ def decode(data: bytes, frame: int = 0) -> DecodedImage:
     try:
         stored = _stored_values(dataset, frame)
     except MemoryError:
+        raise
+    except Rejected:
         raise
     except Exception as error:  # the decoders raise many types; all mean that the pixels can't be read
         raise Rejected(
@@ -147,8 +151,18 @@ def _stored_values(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
 
 def _frame_array(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in _PERMISSIVE:
-        return _imagecodecs_frame(dataset, frame)
+    if syntax.is_encapsulated:
+        codestream = get_frame(dataset.PixelData, frame, number_of_frames=_frames(dataset))
+        check_codestream(
+            codestream,
+            str(syntax),
+            rows=int(dataset.Rows),
+            columns=int(dataset.Columns),
+            samples=int(dataset.SamplesPerPixel),
+            bits_allocated=int(dataset.BitsAllocated),
+        )
+        if syntax in _PERMISSIVE:
+            return _imagecodecs_frame(dataset, codestream)
     array = pixel_array(dataset, index=frame if _frames(dataset) > 1 else None, raw=False)
     if array.ndim == 4:
         array = array[0]
@@ -159,11 +173,9 @@ def _frame_array(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
 _PERMISSIVE = {"1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
 
 
-def _imagecodecs_frame(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
+def _imagecodecs_frame(dataset: Dataset, codestream: bytes) -> npt.NDArray[Any]:
     import imagecodecs
-    from pydicom.encaps import get_frame
 
-    codestream = get_frame(dataset.PixelData, frame, number_of_frames=_frames(dataset))
     grey_lossless = dataset.file_meta.TransferSyntaxUID != "1.2.840.10008.1.2.4.51" and dataset.SamplesPerPixel == 1
     array: npt.NDArray[Any] = np.asarray(
         imagecodecs.ljpeg_decode(codestream) if grey_lossless else imagecodecs.jpeg_decode(codestream)

@@ -59,7 +59,7 @@ CASES: list[tuple[str, Callable[[], bytes], str]] = [
     ("instance UID mismatch", lambda: mismatched("SOPInstanceUID"), "uid-mismatch"),
     ("class mismatch", lambda: mismatched("SOPClassUID"), "sop-class-mismatch"),
     ("not a storage class", lambda: part10(instance(SOPClassUID="1.2.840.10008.1.1")), "sop-class-not-supported"),
-    ("directory", lambda: part10(instance(SOPClassUID="1.2.840.10008.1.3.10")), "sop-class-not-supported"),
+    ("directory", lambda: part10(instance(SOPClassUID="1.2.840.10008.1.3.10")), "directory"),
     ("slope of zero", lambda: part10(instance(RescaleSlope="0", RescaleIntercept="0")), "bad-rescale"),
     ("deep", lambda: part10(nested(17)), "nested-too-deep"),
 ]
