@@ -177,6 +177,31 @@ _TABLE = [
         "Les pixels ne peuvent être décodés.",
         0xC000,
     ),
+    ErrorCode(
+        "codestream-mismatch",
+        422,
+        "A compressed frame contradicts the data set that holds it.",
+        "Une image compressée contredit les données qui la contiennent.",
+        0xC000,
+    ),
+    ErrorCode(
+        "may-identify",
+        422,
+        "The pixels or the content may name the patient: name the regions to blank, or leave the file out.",
+        "Les pixels ou le contenu peuvent nommer le patient : indiquez les zones à masquer, ou écartez le fichier.",
+    ),
+    ErrorCode(
+        "not-deidentifiable",
+        422,
+        "This instance can't be de-identified without losing what it is for.",
+        "Cette instance ne peut être dé-identifiée sans perdre son objet.",
+    ),
+    ErrorCode(
+        "rendition-differs",
+        500,
+        "The compressed copy does not hold the same values; it was thrown away.",
+        "La copie compressée ne contient pas les mêmes valeurs ; elle a été jetée.",
+    ),
     ErrorCode("no-pixels", 422, "The instance has no pixel data.", "L'instance n'a pas de pixels.", 0xC000),
     ErrorCode(
         "conflicting-content",
