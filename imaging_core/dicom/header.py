@@ -79,7 +79,8 @@ class DicomHeader:
         Of the bytes after the file meta information, the value of the pixels standing as its own SHA-256 (32 bytes), so
         that they are hashed once.
     pixel_sha256 : str or None
-        Of the value of Pixel Data (7FE0,0010) as it is encoded; None without pixels, or in a deflated data set.
+        Of the value of Pixel Data (7FE0,0010) as it is encoded (inflated, where the data set is deflated); None
+        without pixels.
     own : bool
         Made by this system from an analysis.
     flags : tuple of str
@@ -218,7 +219,7 @@ def read_opening(data: bytes, size: int, limits: HeaderLimits) -> Opening | None
         transfer_syntax_uid=syntax,
         attributes=attributes,
         dataset_sha256="",
-        pixel_sha256=None,
+        pixel_sha256=_inflated_pixels(stream, pixels) if deflated and pixels is not None else None,
         own=_own(attributes, uids["sop_class_uid"]),
         flags=flags(attributes, uids["sop_class_uid"], pixels=pixels is not None),
         warnings=conformance.warnings(attributes, uids["sop_class_uid"], pixels=pixels.tag if pixels else None),
@@ -317,6 +318,13 @@ def _read(stream: BytesIO, syntax: str, *, whole: bool) -> tuple[Dataset, _Pixel
         if isinstance(element, RawDataElement) and len(element.value or b"") < element.length % _UNDEFINED:
             return None
     return (dataset, None) if stream.tell() >= size else None
+
+
+def _inflated_pixels(stream: BytesIO, pixels: _Pixels) -> str:
+    value = stream.getbuffer()[pixels.at : pixels.at + pixels.length]
+    if len(value) < pixels.length % _UNDEFINED:
+        raise Rejected("truncated", f"{len(value)} bytes of pixels where {pixels.length} are said")
+    return hashlib.sha256(value).hexdigest()
 
 
 def _end_of_fragments(view: memoryview, start: int, header: DicomHeader, little_endian: bool) -> int:

@@ -32,7 +32,7 @@ COMPLETE: dict[str, Any] = {"ImageType": ["ORIGINAL", "PRIMARY"], "RescaleSlope"
         ({"Modality": None}, ("B007",)),
         ({"Modality": ""}, ("B007",)),
         ({"PhotometricInterpretation": None}, ("B007",)),
-        ({"BitsAllocated": None}, ("B007",)),
+        ({"PixelRepresentation": None}, ("B007",)),
         ({"HighBit": 11}, ("B007",)),
         ({"BitsStored": 12, "HighBit": 11}, ()),
         ({"ImageType": None}, ("B007",)),
