@@ -51,13 +51,14 @@ class BlobMissing(Permanent):
 
 @dataclass(frozen=True)
 class BlobInfo:
-    """What is known of a blob without reading it: name, ETag, size in bytes, metadata."""
+    """What is known of a blob without reading it: name, ETag, size in bytes, metadata, when it was last written."""
 
     name: str
     etag: str
     size: int
     metadata: Mapping[str, str]
     content_type: str = ""
+    modified: datetime | None = None
 
 
 @contextmanager
@@ -222,6 +223,7 @@ class BlobStore:
             found.size,
             found.metadata or {},
             found.content_settings.content_type or "",
+            found.last_modified,
         )
 
     def exists(self, container: str, name: str) -> bool:
@@ -233,7 +235,13 @@ class BlobStore:
         """Yield the blobs whose names begin with `prefix`."""
         with _wrapped(container):
             for found in self._service.get_container_client(container).list_blobs(prefix, include=["metadata"]):
-                yield BlobInfo(found.name, found.etag.strip('"'), found.size, found.metadata or {})
+                yield BlobInfo(
+                    found.name,
+                    found.etag.strip('"'),
+                    found.size,
+                    found.metadata or {},
+                    modified=found.last_modified,
+                )
 
     def delete(self, container: str, name: str) -> None:
         """Delete the blob; one that is gone already is no error."""
