@@ -64,6 +64,7 @@ def build(
         "identifier": [
             {"use": "official", "system": REPORT_SYSTEM, "value": result.revision_path(revision)},
             *examination.accession,
+            *_structured_report(result, revision),
         ],
         "status": "preliminary",
         "category": [CATEGORY_RADIOLOGY_V2.concept(), CATEGORY_RADIOLOGY_LOINC.concept()],
@@ -92,6 +93,14 @@ def build(
             for finding in present
         ]
     return resource
+
+
+def _structured_report(result: AnalysisResult, revision: int) -> list[dict[str, Any]]:
+    """Name the DICOM SR that says the same (R8); there is none where nothing was assessed."""
+    if not (result.assessed and result.study_uid):
+        return []
+    uid = result.object_uid("sr", revision)
+    return [{"use": "secondary", "system": "urn:dicom:uid", "value": f"urn:oid:{uid}"}]
 
 
 def with_document(report: Resource, document: bytes, media_type: str = _PDF) -> Resource:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fhir_adapter.identity import dicom_uid
 from fhir_adapter.terminology import SCT
 
 __all__ = [
@@ -225,6 +226,23 @@ class AnalysisResult:
     def revision_path(self, revision: int) -> str:
         """Return ``<study>/<task>/<revision>``: the report's identifier, and the folder of its files in `results`."""
         return f"{self.study_uid}/{self.task}/{revision}"
+
+    def object_uid(self, role: str, revision: int) -> str:
+        """Return the SOP Instance UID of a DICOM object that says the same (R8).
+
+        The same statement by the same model of the same images is the same object, also where the arithmetic's last
+        digits differ; anything else is another one, for an object that was sent is never altered.
+
+        Parameters
+        ----------
+        role : str
+            ``sr`` or ``sc``.
+        """
+        images = sorted((item.sop_uid, item.sha256) for item in self.instances)
+        model = [self.model.name, self.model.version, self.model.sha256]
+        text = json.dumps([self.statement(), model, images, self.key_image, self.language], separators=(",", ":"))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return dicom_uid(self.study_uid, f"{role}:{self.task}:{digest}", revision)
 
     def statement(self) -> str:
         """Return the digest of what the result says: findings and states, or why nothing was analysed.

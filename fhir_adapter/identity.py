@@ -13,6 +13,7 @@ __all__ = [
     "IMAGING_STUDY",
     "NAMESPACE",
     "device_id",
+    "dicom_uid",
     "endpoint_id",
     "media_role",
     "observation_role",
@@ -42,6 +43,11 @@ def resource_id(study_uid: str, role: str, revision: int = 0) -> str:
         0 for the first report of a task, n for the n-th that follows a signed one.
     """
     return str(uuid.uuid5(NAMESPACE, f"urn:dicom:uid:{study_uid}|{role}|{revision}"))
+
+
+def dicom_uid(study_uid: str, role: str, revision: int = 0) -> str:
+    """Return the UID of a DICOM object that the system makes itself: ``2.25.`` and the UUID as a number (PS3.5 B.2)."""
+    return f"2.25.{uuid.UUID(resource_id(study_uid, role, revision)).int}"
 
 
 def report_role(task: str) -> str:

@@ -25,7 +25,7 @@ def build(result: AnalysisResult, examination: Examination, revision: int) -> Re
         "resourceType": "Media",
         "id": resource_id(result.study_uid, media_role(result.task), revision),
         "meta": {"security": [AIAST.coding()]},
-        "identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{result.key_image}"}] if result.key_image else [],
+        "identifier": _identifiers(result, revision),
         "status": "completed",
         "type": IMAGE_MEDIA.concept(),
         **{key: value for key, value in shared.items() if key in ("subject", "encounter")},
@@ -39,6 +39,16 @@ def build(result: AnalysisResult, examination: Examination, revision: int) -> Re
     if not resource["identifier"]:
         del resource["identifier"]
     return resource
+
+
+def _identifiers(result: AnalysisResult, revision: int) -> list[dict[str, str]]:
+    """Name the image that is shown, and the Secondary Capture that shows the same (R8)."""
+    if not result.key_image:
+        return []
+    uids = [("usual", result.key_image)]
+    if result.assessed and result.study_uid:
+        uids.append(("secondary", result.object_uid("sc", revision)))
+    return [{"use": use, "system": "urn:dicom:uid", "value": f"urn:oid:{uid}"} for use, uid in uids]
 
 
 def media_type(picture: bytes) -> str:

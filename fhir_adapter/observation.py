@@ -27,7 +27,10 @@ from fhir_adapter.terminology import (
 )
 from fhir_adapter.wording import reason_text
 
-__all__ = ["build", "observation_id", "stated"]
+__all__ = ["OBSERVATION_SYSTEM", "build", "observation_id", "stated"]
+
+OBSERVATION_SYSTEM = "urn:imaging:observation"
+"""System of an identifier ``<study UID>/<task>/<revision>/<finding>``: the tracking identifier of the DICOM SR."""
 
 _MOST_IMAGES = 50
 
@@ -57,9 +60,7 @@ def build(result: AnalysisResult, finding: Finding, examination: Examination, re
         "id": observation_id(result, finding, revision),
         "meta": {"security": [AIAST.coding()]},
         "language": result.language,
-        "identifier": [
-            {"system": "urn:imaging:observation", "value": f"{result.revision_path(revision)}/{finding.slug}"}
-        ],
+        "identifier": [{"system": OBSERVATION_SYSTEM, "value": f"{result.revision_path(revision)}/{finding.slug}"}],
         "status": "preliminary",
         "category": [CATEGORY_IMAGING.concept()],
         "code": Code(finding.system, finding.code, finding.display).concept(finding.text(result.language)),

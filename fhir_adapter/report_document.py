@@ -6,9 +6,9 @@ The same report gives the same bytes. reportlab is imported at the first documen
 from __future__ import annotations
 
 import io
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
+from fhir_adapter._typeface import runs, width, wrapped
 from fhir_adapter.bundle import first
 from fhir_adapter.client import Resource
 from fhir_adapter.examination import Examination
@@ -23,6 +23,7 @@ __all__ = ["render"]
 _MARGIN = 50.0
 _WIDTH, _HEIGHT = 595.28, 841.89
 _IMAGE_HEIGHT = 300.0
+_COLUMN_WIDTHS = (240.0, 90.0, 90.0, 75.0)
 
 
 def render(report: Resource, result: AnalysisResult, examination: Examination, signed: str = "") -> bytes:
@@ -48,6 +49,9 @@ def render(report: Resource, result: AnalysisResult, examination: Examination, s
     language = result.language
     canvas.setTitle(phrase("title", language))
     canvas.setAuthor(f"{result.model.name} {result.model.version}")
+    canvas.setSubject(signed or phrase("not-reviewed", language))
+    canvas.setCreator("imaging")
+    canvas.setViewerPreference("DisplayDocTitle", "true")
     page = _Page(canvas)
     page.text(result.site_name or "", "Helvetica", 10)
     page.text(phrase("title", language), "Helvetica-Bold", 17)
@@ -64,11 +68,11 @@ def render(report: Resource, result: AnalysisResult, examination: Examination, s
         page.picture(result.key_image_picture)
     summary = result.model.summary_fr if language == "fr" else result.model.summary_en
     page.heading(phrase("about-model", language))
-    page.text(f"{result.model.title_en or result.model.name} {result.model.version}", "Helvetica", 9)
+    title = (result.model.title_fr if language == "fr" else result.model.title_en) or result.model.name
+    page.text(f"{title} ({result.model.name} {result.model.version})", "Helvetica", 9)
     for line in (summary, phrase("device-note", language)):
         page.text(line, "Helvetica", 9)
-    canvas.showPage()
-    canvas.save()
+    page.end()
     return buffer.getvalue()
 
 
@@ -94,6 +98,7 @@ def _study_lines(
         ("date", str(report.get("effectiveDateTime") or "").replace("T", " ")),
         ("accession", accession),
         ("study", result.study_uid),
+        ("issued", str(report.get("issued") or "").replace("T", " ")),
     ]
     return [(phrase(key, language), value) for key, value in lines if value]
 
@@ -125,14 +130,17 @@ class _Page:
             self.canvas.showPage()
             self.y = _HEIGHT - _MARGIN
 
-    def text(self, line: str, font: str, size: float, x: float = _MARGIN) -> None:
-        from reportlab.lib.utils import simpleSplit
+    def line(self, x: float, line: str, font: str, size: float) -> None:
+        for face, part in runs(line, font):
+            self.canvas.setFont(face, size)
+            self.canvas.drawString(x, self.y, part)
+            x += width(part, font, size)
 
-        for part in simpleSplit(_latin(line), font, size, _WIDTH - _MARGIN - x) if line else []:
+    def text(self, line: str, font: str, size: float, x: float = _MARGIN) -> None:
+        for part in wrapped(line, font, size, _WIDTH - _MARGIN - x):
             self.room(size * 1.35)
             self.y -= size * 1.35
-            self.canvas.setFont(font, size)
-            self.canvas.drawString(x, self.y, part)
+            self.line(x, part, font, size)
 
     def heading(self, line: str) -> None:
         self.room(40)
@@ -141,14 +149,19 @@ class _Page:
         self.y -= 2
 
     def banner(self, line: str, *, reviewed: bool) -> None:
-        self.y -= 30
+        lines = list(wrapped(line, "Helvetica-Bold", 11, _WIDTH - 2 * _MARGIN - 12))
+        height = 8 + 14 * len(lines)
+        self.room(height + 8)
+        self.y -= height + 8
         self.canvas.setFillGray(0.92)
-        self.canvas.rect(_MARGIN, self.y, _WIDTH - 2 * _MARGIN, 22, stroke=0, fill=1)
+        self.canvas.rect(_MARGIN, self.y, _WIDTH - 2 * _MARGIN, height, stroke=0, fill=1)
         self.canvas.setFillColorRGB(*((0.0, 0.3, 0.1) if reviewed else (0.6, 0.1, 0.0)))
-        self.canvas.setFont("Helvetica-Bold", 11)
-        self.canvas.drawCentredString(_WIDTH / 2, self.y + 7, _latin(line))
+        bottom, self.y = self.y, self.y + height + 1
+        for part in lines:
+            self.y -= 14
+            self.line((_WIDTH - width(part, "Helvetica-Bold", 11)) / 2, part, "Helvetica-Bold", 11)
         self.canvas.setFillGray(0.0)
-        self.y -= 6
+        self.y = bottom - 6
 
     def pairs(self, lines: list[tuple[str, str]]) -> None:
         for name, value in lines:
@@ -162,11 +175,20 @@ class _Page:
 
     def table(self, rows: list[tuple[str, str, str, str]]) -> None:
         for index, row in enumerate(rows):
-            self.room(15)
-            self.y -= 14
-            self.canvas.setFont("Helvetica-Bold" if index == 0 else "Helvetica", 9)
-            for column, value in zip((0.0, 240.0, 330.0, 420.0), row, strict=True):
-                self.canvas.drawString(_MARGIN + column, self.y, _latin(value))
+            font = "Helvetica-Bold" if index == 0 else "Helvetica"
+            cells = [list(wrapped(value, font, 9, room - 8)) for value, room in zip(row, _COLUMN_WIDTHS, strict=True)]
+            self.room(14 * max(1, *map(len, cells)) + 1)
+            top = self.y
+            lowest = top
+            x = _MARGIN
+            for cell, room in zip(cells, _COLUMN_WIDTHS, strict=True):
+                self.y = top
+                for part in cell:
+                    self.y -= 14
+                    self.line(x, part, font, 9)
+                lowest = min(lowest, self.y)
+                x += room
+            self.y = lowest
             self.canvas.line(_MARGIN, self.y - 4, _WIDTH - _MARGIN, self.y - 4)
         self.y -= 6
 
@@ -174,23 +196,13 @@ class _Page:
         from reportlab.lib.utils import ImageReader
 
         image: Any = ImageReader(io.BytesIO(data))
-        width, height = image.getSize()
-        scale = min((_WIDTH - 2 * _MARGIN) / width, _IMAGE_HEIGHT / height)
-        self.room(height * scale + 8)
-        self.y -= height * scale + 4
-        self.canvas.drawImage(image, _MARGIN, self.y, width * scale, height * scale)
+        size = image.getSize()
+        scale = min((_WIDTH - 2 * _MARGIN) / size[0], _IMAGE_HEIGHT / size[1])
+        self.room(size[1] * scale + 8)
+        self.y -= size[1] * scale + 4
+        self.canvas.drawImage(image, _MARGIN, self.y, size[0] * scale, size[1] * scale)
         self.y -= 4
 
-
-def _latin(text: str) -> str:
-    """Write what the PDF standard fonts hold as it is, and other letters without their accents."""
-    shown = []
-    for char in text:
-        try:
-            char.encode("cp1252")
-        except UnicodeEncodeError:
-            bare = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
-            shown.append(bare or "?")
-        else:
-            shown.append(char)
-    return "".join(shown)
+    def end(self) -> None:
+        self.canvas.showPage()
+        self.canvas.save()

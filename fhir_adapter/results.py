@@ -68,6 +68,8 @@ class Published:
         new.
     written : tuple of str
         What was really written; empty where nothing had changed.
+    report : Resource or None
+        The report as it is now stored (without the server's meta where it was just written).
     """
 
     resources: tuple[str, ...] = ()
@@ -75,6 +77,7 @@ class Published:
     report_id: str | None = None
     skipped_reason: str | None = None
     written: tuple[str, ...] = ()
+    report: Resource | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -125,7 +128,7 @@ def publish(
         revision, follows, skip = _decide(stored, result)
         if skip:
             held = stored.report
-            return Published((), stored.revision, held["id"] if held else None, skip)
+            return Published((), stored.revision, held["id"] if held else None, skip, report=held)
         try:
             return _publish_revision(client, result, stored, revision, follows, before_write)
         except PreconditionFailed as error:
@@ -279,6 +282,7 @@ def _publish_revision(
         resources=(*(reference(item) for item in made), reference(model)),
         revision=revision,
         report_id=made[0]["id"],
+        report=made[0] if changed and changed[0] is made[0] else held.get(reference(made[0])),
     )
     if not changed and not dropped and not model_changed:
         return published
@@ -299,6 +303,7 @@ def _publish_revision(
         published.report_id,
         None,
         tuple(reference(item) for item in [*changed, *dropped, *([model] if model_changed else [])]),
+        published.report,
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from imaging_core.errors import Permanent
+
 __all__ = [
     "AIAST",
     "ASSEMBLER",
@@ -20,6 +22,8 @@ __all__ = [
     "INTERPRETATIONS",
     "LATERALITY",
     "LOINC",
+    "OWN",
+    "OWN_DESIGNATOR",
     "PROCEDURES",
     "RADLEX",
     "SCHEMES",
@@ -27,6 +31,7 @@ __all__ = [
     "Code",
     "all_codes",
     "procedure",
+    "scheme_designator",
     "scheme_uri",
 ]
 
@@ -40,6 +45,8 @@ V2_0203 = "http://terminology.hl7.org/CodeSystem/v2-0203"
 V3_OBSERVATION_VALUE = "http://terminology.hl7.org/CodeSystem/v3-ObservationValue"
 OWN = "urn:imaging:codes"
 """Codes of this system, where no published one says the same."""
+OWN_DESIGNATOR = "99IMAGING"
+"""The same codes in DICOM objects (PS3.16 8.2: private designators begin with 99)."""
 
 
 @dataclass(frozen=True)
@@ -237,6 +244,22 @@ def scheme_uri(designator: str, uid: str = "") -> str | None:
     if known := SCHEMES.get(designator):
         return known
     return f"urn:oid:{uid}" if uid else None
+
+
+def scheme_designator(system: str) -> str:
+    """Return the DICOM coding scheme designator of a code system, the private ``99IMAGING`` for this system's own.
+
+    Raises
+    ------
+    Permanent
+        ``bad-setting``: DICOM has no designator for it.
+    """
+    if system == OWN:
+        return OWN_DESIGNATOR
+    for designator, uri in SCHEMES.items():
+        if uri == system:
+            return designator
+    raise Permanent("bad-setting", f"DICOM has no coding scheme designator for {system}")
 
 
 def all_codes() -> list[Code]:
