@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import azure.functions as func
@@ -15,34 +18,64 @@ from ingestion_functions.auth import Caller, authenticate
 from ingestion_functions.rate_limit import RateLimit
 from ingestion_functions.services import Services, services
 
-__all__ = ["Handler", "answer", "json_answer", "problem"]
+__all__ = ["HEADERS", "Handler", "answer", "json_answer", "language", "problem"]
 
 Handler = Callable[[Services, Caller, func.HttpRequest], func.HttpResponse]
 _RETRY_AFTER_S = 5
+_MOST_LANGUAGES = 20
+_MOST_CALLS = 12
+_CHALLENGE = 'Bearer realm="imaging"'
 log = telemetry.get_logger(__name__)
 
 
 def json_answer(body: object, status: int = 200, content_type: str = "application/json") -> func.HttpResponse:
     """Return `body` as JSON."""
     return func.HttpResponse(
-        json.dumps(body, default=str), status_code=status, mimetype=content_type, headers=dict(_HEADERS)
+        json.dumps(body, default=str), status_code=status, mimetype=content_type, headers=dict(HEADERS)
     )
 
 
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-def problem(error: ImagingError, **more: object) -> func.HttpResponse:
-    """Return a typed error as ``application/problem+json``; `more` are further members."""
+def language(accept_language: str) -> str:
+    """Return ``fr`` where French is preferred to English (RFC 9110 12.5.4), else ``en``."""
+    weights = {"en": 0.0, "fr": 0.0}
+    for element in accept_language.split(",")[:_MOST_LANGUAGES]:
+        tag, _, parameters = element.strip().partition(";")
+        primary = tag.strip().lower().split("-")[0]
+        try:
+            weight = float(parameters.strip().removeprefix("q=") or 1) if parameters else 1.0
+        except ValueError:
+            continue
+        if primary in weights:
+            weights[primary] = max(weights[primary], weight)
+    return "fr" if weights["fr"] > weights["en"] else "en"
+
+
+def problem(error: ImagingError, request: func.HttpRequest | None = None, **more: object) -> func.HttpResponse:
+    """Return a typed error as ``application/problem+json``.
+
+    Parameters
+    ----------
+    request : HttpRequest or None
+        Its ``Accept-Language`` decides the title's language.
+    more : object
+        Further members.
+    """
     entry = errors.code(error.code)
-    headers: dict[str, str] = dict(_HEADERS)
+    spoken = language(request.headers.get("Accept-Language", "") if request is not None else "")
+    headers: dict[str, str] = {**HEADERS, "Content-Language": spoken, "Vary": "Accept-Language"}
     if isinstance(error, Retryable) or entry.status in (429, 503):
-        headers["Retry-After"] = str(int(getattr(error, "retry_after", 0)) or _RETRY_AFTER_S)
+        headers["Retry-After"] = str(math.ceil(getattr(error, "retry_after", 0)) or _RETRY_AFTER_S)
     if entry.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+        sent = request is not None and request.headers.get("Authorization")
+        headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="invalid_token"' if sent else _CHALLENGE  # RFC 6750 3.1
+    elif entry.code == "forbidden":
+        headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="insufficient_scope"'  # RFC 6750 3.1
     body: dict[str, Any] = {
         "type": f"urn:imaging:error:{error.code}",
-        "title": entry.en,
+        "title": entry.fr if spoken == "fr" else entry.en,
         "status": entry.status,
         "detail": error.detail,
         "code": error.code,
@@ -71,10 +104,16 @@ def answer(request: func.HttpRequest, handler: Handler, context: func.Context | 
             return handler(parts, caller, request)
         except ImagingError as error:
             log.info("refused", step=name, code=error.code)
-            return problem(error)
-        except Exception:
-            log.exception("failed", step=name)
-            return problem(Permanent("internal", "see the logs under this trace id"))
+            return problem(error, request)
+        except Exception as error:
+            log.error("failed", step=name, error=type(error).__name__, where=_where(error))
+            return problem(Permanent("internal", "see the logs under this trace id"), request)
+
+
+def _where(error: Exception) -> list[str]:
+    """Return the last calls of a failure; not its text, which may repeat what a file or a form holds (D43)."""
+    calls = traceback.extract_tb(error.__traceback__)[-_MOST_CALLS:]
+    return [f"{Path(call.filename).name}:{call.lineno} {call.name}" for call in calls]
 
 
 def _caller(request: func.HttpRequest, settings: Settings) -> Caller:

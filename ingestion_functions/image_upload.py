@@ -19,7 +19,7 @@ from imaging_core.sites import Site
 from ingestion_functions.auth import Caller
 from ingestion_functions.http_api import json_answer, problem
 from ingestion_functions.intake import Source, TakenIn, refuse, site_of, take_in
-from ingestion_functions.multipart_related import media_type
+from ingestion_functions.media_types import media_type
 from ingestion_functions.register import register
 from ingestion_functions.services import Services
 
@@ -111,11 +111,11 @@ def upload(parts: Services, caller: Caller, request: func.HttpRequest) -> func.H
         taken = take_in_image(parts, file, patient, study, source)
     except Rejected as error:
         delivery = refuse(parts, error, source, size=size)
-        return problem(error, intake_id=str(delivery.intake_id))
+        return problem(error, request, intake_id=str(delivery.intake_id))
     delivery = taken.delivery
     if not taken.stored:
         refusal = Rejected(delivery.reason or "internal", delivery.detail or "")
-        return problem(refusal, intake_id=str(delivery.intake_id))
+        return problem(refusal, request, intake_id=str(delivery.intake_id))
     register_now(parts, delivery.study_uid or "")
     with unit_of_work(parts.pool) as connection:
         row = delivery_progress(connection, delivery.intake_id) or {}

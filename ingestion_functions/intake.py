@@ -1,34 +1,45 @@
-"""Take in one file, however it came: the same for STOW-RS, image upload, direct drop and C-STORE.
+"""Take in files, however they came: the same for STOW-RS, image upload, direct drop and C-STORE.
 
-The order makes a crash harmless: blob first (never overwritten), then ledger row and instance in one transaction, then
-the queue's hint. A file that is sent again after a crash finds its blob, writes its row, and is accepted.
+The order makes a crash harmless: blobs first (never overwritten), then the ledger's rows in one transaction, then the
+queue's hint. A file that is sent again after a crash finds its blob, writes its row, and is accepted.
 """
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
+import threading
 import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from imaging_core import telemetry
 from imaging_core.blobs import BlobMissing
-from imaging_core.database import unit_of_work
+from imaging_core.database import one_statement
 from imaging_core.dicom.header import DicomHeader
 from imaging_core.errors import ImagingError, Permanent, Rejected, Retryable
-from imaging_core.ledger import intake as ledger
+from imaging_core.ledger.accept import Entry, Known, enter, look
 from imaging_core.ledger.intake import Delivery
 from imaging_core.ledger.origin import metadata_of
 from imaging_core.queues import STUDIES
 from imaging_core.sites import Site
 from ingestion_functions.auth import Caller
 from ingestion_functions.services import IntakeServices
+from ingestion_functions.sop_reference import OPENING, sop_reference
 
-__all__ = ["Source", "TakenIn", "refuse", "site_of", "take_in"]
+__all__ = ["NotTaken", "Source", "TakenIn", "refuse", "refuse_all", "site_of", "take_in", "take_in_all"]
 
+T = TypeVar("T")
+R = TypeVar("R")
+File = bytes | memoryview
 # What kills or exhausts a decode child may be an attack or the only copy of a real image: it is kept for a person to
 # look at.
 _POISON = frozenset({"decode-timeout", "decode-memory", "decode-crashed"})
+_COERCED = "B000"  # PS3.18 Table I.2-1
+# Files that are read, looked up, stored and entered together: their headers are in memory at once, their bytes are not.
+_TOGETHER = 32
 log = telemetry.get_logger(__name__)
 
 
@@ -71,6 +82,62 @@ class TakenIn:
         return self.delivery.outcome in ("accepted", "duplicate")
 
 
+@dataclass(frozen=True)
+class NotTaken:
+    """A file about which nothing was decided, for a store is away: the sender must send it again."""
+
+    error: Retryable
+    sop_class_uid: str = ""
+    sop_uid: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _File:
+    """One file of a request: its place there, its bytes, and the transfer syntax that the sender claims."""
+
+    number: int
+    data: File
+    syntax: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A file on its way: what is to be stored where, and what the ledger is to hold of it."""
+
+    file: _File
+    delivery: Delivery
+    header: DicomHeader | None = None
+    sop_class_uid: str = ""
+    quarantine: bool = False
+
+    def ends(self, delivery: Delivery, *, quarantine: bool = False) -> _Read:
+        """Return the same file with the outcome that it has now."""
+        return replace(self, delivery=delivery, header=None, quarantine=quarantine)
+
+
+class _Halt:
+    """The first store that is away ends the request: each further wait would be as long, and the sender waits too."""
+
+    def __init__(self) -> None:
+        self.error: Retryable | None = None
+
+    def attempt(self, call: Callable[[T], R], item: T) -> R | None:
+        """Return what `call` returns; None where a store is away."""
+        try:
+            return call(item)
+        except Retryable as error:
+            self.error = error
+            return None
+
+    def each(self, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Call for each item, several at a time, until a store is away; return what came back, in order."""
+
+        def guarded(item: T) -> R | None:
+            return None if self.error is not None else self.attempt(call, item)
+
+        return [found for found in _each(guarded, items) if found is not None]
+
+
 def site_of(parts: IntakeServices, caller: Caller) -> Site:
     """Return the caller's site.
 
@@ -85,7 +152,7 @@ def site_of(parts: IntakeServices, caller: Caller) -> Site:
     return site
 
 
-def take_in(parts: IntakeServices, data: bytes, source: Source) -> TakenIn:
+def take_in(parts: IntakeServices, data: File, source: Source) -> TakenIn:
     """Read, store and register one DICOM Part 10 file in the ledger.
 
     Returns
@@ -98,103 +165,209 @@ def take_in(parts: IntakeServices, data: bytes, source: Source) -> TakenIn:
     Retryable
         A store is away; nothing was acknowledged.
     """
-    with telemetry.step("intake", bytes=len(data), source=source.kind):
-        delivery = Delivery(
-            intake_id=uuid.uuid4(),
-            source=source.kind,
-            client=source.client,
-            site=source.site.name,
-            outcome="rejected",
-            sha256=hashlib.sha256(data).hexdigest(),
-            bytes=len(data),
-            upload_id=source.upload_id,
-            trace_id=telemetry.trace_id(),
-            delivery_key=source.delivery_key,
-        )
-        try:
-            header = _header(parts, data, source)
-        except Rejected as error:
-            if error.code in _POISON:
-                return TakenIn(_quarantine(parts, data, delivery, error))
-            return TakenIn(_write(parts, replace(delivery, reason=error.code, detail=error.detail)))
-        delivery = replace(delivery, sop_uid=header.sop_uid, study_uid=header.study_uid)
-        return TakenIn(_store(parts, data, header, delivery), header.sop_class_uid)
+    (result,) = take_in_all(parts, [data], source)
+    if isinstance(result, NotTaken):
+        raise result.error
+    return result
+
+
+def take_in_all(
+    parts: IntakeServices, files: Sequence[File], source: Source, syntaxes: Sequence[str] = ()
+) -> list[TakenIn | NotTaken]:
+    """Take in the files of one request, several at a time.
+
+    Parameters
+    ----------
+    files : sequence of bytes or memoryview
+        DICOM Part 10 files. None is kept or copied as a whole beyond the few that are in work.
+    syntaxes : sequence of str
+        Transfer syntax that the sender claims for each; empty: none. A file that says otherwise is refused.
+
+    Returns
+    -------
+    list of TakenIn or NotTaken
+        In the order of `files`. Once a store is away, what was not stored by then is `NotTaken`, and not tried.
+    """
+    with telemetry.step("intake", files=len(files), bytes=sum(len(data) for data in files), source=source.kind):
+        results: list[TakenIn | NotTaken | None] = [None] * len(files)
+        halt = _Halt()
+        claimed = syntaxes or [""] * len(files)
+        waiting = [_File(number, *item) for number, item in enumerate(zip(files, claimed, strict=True))]
+        while waiting and halt.error is None:
+            waiting = _take_in_some(parts, waiting[:_TOGETHER], source, results, halt) + waiting[_TOGETHER:]
+        error = halt.error or Retryable("service-unavailable", "not taken in")
+        return [result or _not_taken(parts, data, error) for result, data in zip(results, files, strict=True)]
 
 
 def refuse(parts: IntakeServices, error: ImagingError, source: Source, *, size: int = 0, detail: str = "") -> Delivery:
     """Write the row of a delivery that never became a file: empty body, wrong media type, missing field."""
-    return _write(
-        parts,
-        Delivery(
-            intake_id=uuid.uuid4(),
-            source=source.kind,
-            client=source.client,
-            site=source.site.name,
-            outcome="rejected",
-            reason=error.code,
-            detail=detail or error.detail,
-            bytes=size,
-            upload_id=source.upload_id,
-            trace_id=telemetry.trace_id(),
-            delivery_key=source.delivery_key,
-        ),
+    (delivery,) = refuse_all(parts, [(error, size)], source, detail)
+    return delivery
+
+
+def refuse_all(
+    parts: IntakeServices, refusals: Sequence[tuple[ImagingError, int]], source: Source, detail: str = ""
+) -> list[Delivery]:
+    """Write the rows of several deliveries that never became files; with each error goes the size in bytes."""
+    deliveries = [
+        replace(_delivery(source, size), reason=error.code, detail=detail or error.detail) for error, size in refusals
+    ]
+    with one_statement(parts.pool) as connection:
+        enter(connection, [Entry(delivery) for delivery in deliveries])
+    for delivery in deliveries:
+        _tell(delivery)
+    return deliveries
+
+
+def _take_in_some(
+    parts: IntakeServices,
+    files: Sequence[_File],
+    source: Source,
+    results: list[TakenIn | NotTaken | None],
+    halt: _Halt,
+) -> list[_File]:
+    """Take in a few files together; return those that name an instance a second time, for they must come after it."""
+    read = halt.each(lambda file: _read_file(parts, file, source), files)
+    first: dict[str, int] = {}
+    work: list[_Read] = []
+    later: list[_Read] = []
+    for item in read:
+        is_first = item.header is None or first.setdefault(item.header.sop_uid, item.file.number) == item.file.number
+        (work if is_first else later).append(item)
+    known = halt.attempt(lambda items: _look(parts, items), work)
+    if known is None:
+        return []
+    kept = halt.each(lambda item: _keep(parts, item, known), work)
+    stands = halt.attempt(lambda items: _enter(parts, items), kept)
+    if stands is None:
+        return []
+    overtaken = []
+    for item in kept:
+        if item.delivery.intake_id in stands:
+            results[item.file.number] = TakenIn(item.delivery, item.sop_class_uid)
+        else:  # another request brought the same UID between the look and the entry: it is a duplicate, or a conflict
+            overtaken.append(item)
+    for uid in {item.delivery.study_uid for item in kept if item.header is not None and item not in overtaken}:
+        _hint(parts, uid or "")
+    return [item.file for item in (*overtaken, *later)]
+
+
+def _delivery(source: Source, size: int) -> Delivery:
+    return Delivery(
+        intake_id=uuid.uuid4(),
+        source=source.kind,
+        client=source.client,
+        site=source.site.name,
+        outcome="rejected",
+        bytes=size,
+        upload_id=source.upload_id,
+        trace_id=telemetry.trace_id(),
+        delivery_key=source.delivery_key,
     )
 
 
-def _header(parts: IntakeServices, data: bytes, source: Source) -> DicomHeader:
-    limit = parts.settings.max_instance_bytes
-    if len(data) > limit:
-        raise Rejected("instance-too-large", f"{len(data)} bytes, MAX_INSTANCE_BYTES = {limit}")
-    header = parts.decoder.header(data)
-    if source.study_uid and header.study_uid != source.study_uid:
-        raise Rejected("uid-mismatch", "the instance belongs to another study than the address names")
-    return header
-
-
-def _store(parts: IntakeServices, data: bytes, header: DicomHeader, delivery: Delivery) -> Delivery:
+def _read_file(parts: IntakeServices, file: _File, source: Source) -> _Read:
+    """Read the header; what can't be read has its outcome already."""
+    data = file.data
+    delivery = replace(_delivery(source, len(data)), sha256=hashlib.sha256(data).hexdigest())
+    try:
+        limit = parts.settings.max_instance_bytes
+        if len(data) > limit:
+            raise Rejected("instance-too-large", f"{len(data)} bytes, MAX_INSTANCE_BYTES = {limit}")
+        header = parts.decoder.header(_whole(data))
+    except Rejected as error:
+        sop_class_uid, sop_uid = _reference(parts, data)
+        delivery = replace(delivery, reason=error.code, detail=error.detail, sop_uid=sop_uid or None)
+        return _Read(file, delivery, sop_class_uid=sop_class_uid, quarantine=error.code in _POISON)
+    delivery = replace(delivery, sop_uid=header.sop_uid)
+    refusal = _contradiction(file, header, source)
+    if refusal is not None:
+        refused = replace(delivery, reason=refusal.code, detail=refusal.detail)
+        return _Read(file, refused, sop_class_uid=header.sop_class_uid)
     name = f"{header.study_uid}/{header.series_uid}/{header.sop_uid}.dcm"
-    with unit_of_work(parts.pool) as connection:
-        known = ledger.find_instance(connection, header.sop_uid)
-    if known is not None:
-        return _known(parts, data, header, delivery, known.dataset_sha256, known.blob)
+    accepted = replace(
+        delivery, outcome="accepted", study_uid=header.study_uid, blob=f"images/{name}", warnings=header.warnings
+    )
+    return _Read(file, accepted, header, header.sop_class_uid)
+
+
+def _contradiction(file: _File, header: DicomHeader, source: Source) -> Rejected | None:
+    """Return why a file that can be read is not what the request says."""
+    if source.study_uid and header.study_uid != source.study_uid:
+        return Rejected("uid-mismatch", "the instance belongs to another study than the address names")
+    if file.syntax and header.transfer_syntax_uid != file.syntax:
+        return Rejected("transfer-syntax-not-supported", "the part's media type claims another than the file has")
+    return None
+
+
+def _look(parts: IntakeServices, items: Sequence[_Read]) -> Known:
+    headers = [item.header for item in items if item.header is not None]
+    if not headers:
+        return Known({}, frozenset())
+    with one_statement(parts.pool) as connection:
+        return look(connection, [item.sop_uid for item in headers], sorted({item.study_uid for item in headers}))
+
+
+def _keep(parts: IntakeServices, item: _Read, known: Known) -> _Read:
+    """Store the file where its outcome says; what is known already has another outcome."""
+    header = item.header
+    if header is None:
+        return _quarantined(parts, item) if item.quarantine else item
+    if header.study_uid in known.coerced:
+        item = replace(item, delivery=replace(item.delivery, warnings=(_COERCED, *item.delivery.warnings)))
+    stored = known.instances.get(header.sop_uid)
+    if stored is not None:  # same UID: the same content is a duplicate (D14), other content is no overwrite (D15)
+        dataset_sha256, blob = stored
+        if dataset_sha256 != header.dataset_sha256:
+            return _conflict(parts, item)
+        return item.ends(replace(item.delivery, outcome="duplicate", blob=f"images/{blob}"))
+    name = (item.delivery.blob or "").removeprefix("images/")
+    metadata = {"datasetsha256": header.dataset_sha256, "traceparent": telemetry.traceparent()}
     fresh = parts.blobs.put_new(
         "images",
         name,
-        data,
-        metadata={
-            "datasetsha256": header.dataset_sha256,
-            "traceparent": telemetry.traceparent(),
-            **metadata_of(delivery),
-        },
+        _whole(item.file.data),
+        metadata=metadata | metadata_of(item.delivery),
         content_type="application/dicom",
     )
     if not fresh and _stored_hash(parts, name) != header.dataset_sha256:
-        return _conflict(parts, data, delivery)
-    accepted = replace(delivery, outcome="accepted", blob=f"images/{name}")
-    with unit_of_work(parts.pool) as connection:
-        added = ledger.add_instance(
-            connection,
-            header,
-            blob=name,
-            size=len(data),
-            site=delivery.site,
-            client=delivery.client,
-            traceparent=telemetry.traceparent(),
-        )
-        if added:
-            ledger.record(connection, accepted)
-    if not added:  # another delivery of the same UID came first, between the look and the insert
-        with unit_of_work(parts.pool) as connection:
-            known = ledger.find_instance(connection, header.sop_uid)
-        if known is None:
-            raise Retryable("ledger-unavailable", "the instance's row is not readable")
-        return _known(parts, data, header, delivery, known.dataset_sha256, known.blob)
+        return _conflict(parts, item)
+    return item
+
+
+def _conflict(parts: IntakeServices, item: _Read) -> _Read:
+    detail = "this SOP Instance UID is stored with other content; an admin will look at it"
+    refused = replace(item.delivery, reason="conflicting-content", detail=detail, warnings=())
+    return _quarantined(parts, item.ends(refused))
+
+
+def _quarantined(parts: IntakeServices, item: _Read) -> _Read:
+    name = f"{item.delivery.sha256}.dcm"
+    delivery = replace(item.delivery, outcome="quarantined", blob=f"quarantine/{name}")
+    parts.blobs.put_new("quarantine", name, _whole(item.file.data), metadata=metadata_of(delivery))
+    return item.ends(delivery)
+
+
+def _enter(parts: IntakeServices, items: Sequence[_Read]) -> set[uuid.UUID]:
+    traceparent = telemetry.traceparent()
+    with one_statement(parts.pool) as connection:
+        stands = enter(connection, [Entry(item.delivery, item.header, traceparent) for item in items])
+    for item in items:
+        if item.delivery.intake_id in stands:
+            _tell(item.delivery)
+    return stands
+
+
+def _hint(parts: IntakeServices, study_uid: str) -> None:
     try:
-        parts.queues.send(STUDIES, {"study_uid": header.study_uid})
+        parts.queues.hint(STUDIES, study_uid)
     except Retryable:
-        log.warning("hint lost; the sweep will find it", study=telemetry.hashed_uid(header.study_uid))
-    log.info("accepted", step="intake", study=telemetry.hashed_uid(header.study_uid), bytes=len(data))
-    return accepted
+        log.warning("hint lost; the sweep will find it", study=telemetry.hashed_uid(study_uid))
+
+
+def _tell(delivery: Delivery) -> None:
+    uid = telemetry.hashed_uid(delivery.study_uid) if delivery.study_uid else None
+    log.info(delivery.outcome, step="intake", code=delivery.reason, study=uid, bytes=delivery.bytes)
 
 
 def _stored_hash(parts: IntakeServices, name: str) -> str:
@@ -204,31 +377,38 @@ def _stored_hash(parts: IntakeServices, name: str) -> str:
         raise Retryable("storage-unavailable", "the blob was deleted while it was looked at") from error
 
 
-def _known(
-    parts: IntakeServices, data: bytes, header: DicomHeader, delivery: Delivery, dataset_sha256: str, blob: str
-) -> Delivery:
-    """Same UID: the same content is a duplicate (D14), other content is never a silent overwrite (D15)."""
-    if dataset_sha256 == header.dataset_sha256:
-        return _write(parts, replace(delivery, outcome="duplicate", blob=f"images/{blob}"))
-    return _conflict(parts, data, delivery)
+def _not_taken(parts: IntakeServices, data: File, error: Retryable) -> NotTaken:
+    return NotTaken(error, *_reference(parts, data))
 
 
-def _conflict(parts: IntakeServices, data: bytes, delivery: Delivery) -> Delivery:
-    error = Rejected(
-        "conflicting-content", "this SOP Instance UID is stored with other content; an admin will look at it"
-    )
-    return _quarantine(parts, data, delivery, error)
+def _reference(parts: IntakeServices, data: File) -> tuple[str, str]:
+    try:
+        return parts.decoder.run(sop_reference, bytes(data[:OPENING]))
+    except ImagingError:
+        return "", ""
 
 
-def _quarantine(parts: IntakeServices, data: bytes, delivery: Delivery, error: Rejected) -> Delivery:
-    name = f"{delivery.sha256}.dcm"
-    kept = replace(delivery, outcome="quarantined", reason=error.code, detail=error.detail, blob=f"quarantine/{name}")
-    parts.blobs.put_new("quarantine", name, data, metadata=metadata_of(kept))
-    return _write(parts, kept)
+def _whole(data: File) -> bytes:
+    """Return the file as bytes: a copy of this one alone, for as long as it is in work."""
+    if isinstance(data, bytes):
+        return data
+    whole = data.obj
+    return whole if isinstance(whole, bytes) and len(whole) == len(data) else bytes(data)
 
 
-def _write(parts: IntakeServices, delivery: Delivery) -> Delivery:
-    with unit_of_work(parts.pool) as connection:
-        ledger.record(connection, delivery)
-    log.info(delivery.outcome, step="intake", code=delivery.reason, bytes=delivery.bytes)
-    return delivery
+_threads: list[ThreadPoolExecutor] = []
+_opening = threading.Lock()
+
+
+def _each(call: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
+    """Call for each item: several at a time, in the caller's trace; one alone in the caller's own thread."""
+    if len(items) < 2:
+        return [call(item) for item in items]
+    with _opening:
+        if not _threads:
+            _threads.append(ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="intake"))
+    contexts = [contextvars.copy_context() for _ in items]
+    return list(_threads[0].map(lambda context, item: context.run(call, item), contexts, items))
+
+
+_AT_ONCE = 8

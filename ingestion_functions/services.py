@@ -61,7 +61,7 @@ def services() -> Services:
         sites=Sites.from_settings(settings),
         blobs=BlobStore.from_settings(settings),
         queues=Queues.from_settings(settings),
-        pool=open_pool(settings),
+        pool=open_pool(settings, bound_s=settings.database_timeout_s),
         decoder=DecodePool.from_settings(settings),
         fhir=client_from_settings(settings),
         ai=httpx.Client(
@@ -80,7 +80,7 @@ def intake_services(settings: Settings) -> IntakeServices:
         sites=Sites.from_settings(settings),
         blobs=BlobStore.from_settings(settings),
         queues=Queues.from_settings(settings),
-        pool=open_pool(settings),
+        pool=open_pool(settings, bound_s=settings.database_timeout_s),
         decoder=DecodePool.from_settings(settings),
     )
 

@@ -159,8 +159,8 @@ def _ingestion(layout: Layout, ports: Ports, credentials: Credentials, environme
         "INGEST_ADMIN_TOKEN": credentials.ingest_admin_token,
         "AzureWebJobsStorage": settings.get("STORAGE_CONNECTION_STRING", ""),
         "PYTHON_THREADPOOL_THREAD_COUNT": os.environ.get("PYTHON_THREADPOOL_THREAD_COUNT", "16"),
-        # the limit that Azure can be set to; intake's own limits are below it
-        "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": os.environ.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", "209715200"),
+        # the most that Azure can be set to; MAX_REQUEST_BYTES is below it, so that a sender gets the app's own answer
+        "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": os.environ.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", "210000000"),
     }
     return Part(
         name="ingestion",

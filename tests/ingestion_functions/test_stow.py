@@ -195,7 +195,7 @@ def test_limits_name_themselves(door: Door, parts: Services) -> None:
 def test_nothing_without_the_token(door: Door, parts: Services, token: str) -> None:
     response = door.with_token(token)(stow.store, *multipart(part10(instance())))
     assert response.status_code == 401
-    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="imaging", error="invalid_token"'
 
 
 @pytest.mark.requirement("D47")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from http.cookies import SimpleCookie
 from typing import Any
@@ -90,19 +91,17 @@ class HttpFrontend:
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if declared.isdigit() and int(declared) > self._max_body:
             raise _BodyTooLarge
-        chunks = []
-        size = 0
+        # one buffer, whose bytes `getvalue` hands over as they are: joined pieces would be a second copy of the body
+        body = io.BytesIO()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _ClientGone
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > self._max_body:
+            body.write(message.get("body", b""))
+            if body.tell() > self._max_body:
                 raise _BodyTooLarge
-            chunks.append(chunk)
             if not message.get("more_body", False):
-                return b"".join(chunks)
+                return body.getvalue()
 
     async def _invoke(self, function: Function, request: RpcHttp, traceparent: str, send: Send) -> None:
         try:
