@@ -248,9 +248,6 @@ class BoundedServer(ThreadedAssociationServer):
         """Say that a connection failed, without a traceback of what it sent."""
         log.warning("connection failed", step="listen", address=client_address[0])
 
-    def service_actions(self) -> None:
-        """Skip pynetdicom's regular garbage collection: it stops every thread for nothing."""
-
     def stop_accepting(self) -> None:
         """Close the listening socket; running associations go on."""
         socketserver.BaseServer.shutdown(self)

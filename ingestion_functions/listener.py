@@ -28,7 +28,7 @@ __all__ = ["Listener", "echo"]
 
 _CONGESTED = Refusal(2, 3, 2, "too many associations")  # transient, presentation layer, local limit exceeded
 _NOT_AUTHORISED = 0x0124  # PS3.7 C.5.19
-_POLL_S = 0.1
+_POLL_S = 0.5
 log = telemetry.get_logger(__name__)
 
 
@@ -161,6 +161,9 @@ class Listener:
     def _ended(self, event: Event, how: str) -> None:
         tally = self._tally.pop(event.assoc, None)
         self._answered(event.assoc)  # there is nobody to answer any more
+        unfinished = event.assoc.dimse.message
+        if unfinished is not None and unfinished.data_set is not None:
+            unfinished.data_set.close()
         if tally is not None:
             log.info("association ended", step="listen", calling=_calling(event.assoc), how=how, **tally)
 
