@@ -62,8 +62,172 @@ def test_logout_revokes_the_tokens_at_the_ehr(neutral: Sandbox) -> None:
     browser = neutral.browser()
     address = neutral.launch(browser, "smart-1")
     shown = json.loads(browser.get(address).text)
+    tokens = neutral.smart.sessions.tokens(address.rstrip("/").rpartition("/")[2])
+    assert tokens is not None
+
+    def at_the_ehr() -> int:
+        bearer = {"Authorization": f"Bearer {tokens.access_token}"}
+        return neutral.browser().get(f"{neutral.iss}/Patient/smart-1", bearer).status
+
+    assert at_the_ehr() == 200
     assert browser.post(f"{address}logout", {"csrf_token": shown["csrf_token"]}).status == 200
     assert browser.get(address).status == 401
+    assert at_the_ehr() == 401
+
+
+@pytest.mark.requirement("S79")
+def test_launches_that_an_administrator_ends_are_ended_at_the_ehr_too(neutral: Sandbox) -> None:
+    browser = neutral.browser()
+    addresses = [neutral.launch(browser, patient) for patient in ("smart-1", "smart-2")]
+    ids = [address.rstrip("/").rpartition("/")[2] for address in addresses]
+    tokens = [neutral.smart.sessions.tokens(launch_id) for launch_id in ids]
+    assert neutral.smart.revoke(ids) == 2
+    for address, token in zip(addresses, tokens, strict=True):
+        assert token is not None
+        assert browser.get(address).status == 401
+        bearer = {"Authorization": f"Bearer {token.access_token}"}
+        assert neutral.browser().get(f"{neutral.iss}/Patient/smart-1", bearer).status == 401
+    assert neutral.smart.revoke(ids) == 0
+
+
+@pytest.mark.requirement("S32", "S76")
+def test_without_online_access_there_is_no_refresh_token_and_the_launch_ends_with_its_token(neutral: Sandbox) -> None:
+    scopes = SCOPES.replace(" online_access", "")
+    neutral.serve(with_registration(neutral.smart, scopes=scopes))
+    browser = neutral.browser()
+    address = neutral.launch(browser, "smart-1")
+    launch_id = address.rstrip("/").rpartition("/")[2]
+    tokens = neutral.smart.sessions.tokens(launch_id)
+    assert tokens is not None
+    assert tokens.refresh_token is None
+    assert json.loads(browser.get(f"{address}patient").text)["id"] == "smart-1"
+    with neutral.smart.sessions._connection() as connection:
+        connection.execute(
+            "UPDATE app.launch_token SET expires_at = now() - interval '1 minute' WHERE launch_id = %s", (launch_id,)
+        )
+    page = browser.get(f"{address}patient")
+    assert page.status == 401
+    assert "Your session in this app has ended" in page.text
+
+
+@pytest.mark.requirement("S24")
+def test_a_long_request_is_posted_to_the_sandbox(neutral: Sandbox) -> None:
+    categories = " ".join(f"patient/Observation.rs?category=http://example.org/category|c{n}" for n in range(30))
+    neutral.serve(with_registration(neutral.smart, scopes=f"{SCOPES} {categories}"))
+    browser = neutral.browser()
+    page = browser.get(neutral.launch_url(browser, "smart-1"))
+    assert page.status == 200
+    target, fields = page.form()
+    assert target == f"{neutral.origin}/oauth/authorize"
+    page = browser.follow(browser.post(target, fields, {"Sec-Fetch-Site": "cross-site"}))
+    assert json.loads(page.text)["patient"] == "smart-1"
+
+
+@pytest.mark.requirement("S45", "S63")
+def test_the_ehr_rotates_its_keys_without_an_outage(neutral: Sandbox) -> None:
+    """Published beside the old key, then signing, then alone: no launch fails on the way."""
+    smart = with_registration(neutral.smart)
+    neutral.serve(smart)
+
+    def launched(**state: str) -> str:
+        neutral.control("PUT", "state", state)
+        smart.issuer_keys = type(smart.issuer_keys)()  # as after the time for which keys are kept
+        return str(json.loads(_page(neutral))["subject"])
+
+    assert launched() == "sandbox-radiologist"
+    assert launched(publishedKeys="both") == "sandbox-radiologist"
+    assert launched(publishedKeys="both", idTokenKey="next") == "sandbox-radiologist"
+    assert launched(publishedKeys="next", idTokenKey="next") == "sandbox-radiologist"
+    # a key that has been taken back is not believed any more
+    neutral.control("PUT", "state", {"publishedKeys": "next", "idTokenKey": "own", "idTokenClaims": {"x": 1}})
+    browser = neutral.browser()
+    assert browser.follow(browser.get(neutral.launch_url(browser, "smart-1"))).status == 502
+
+
+@pytest.mark.requirement("S63", "XD13")
+def test_the_sandbox_s_key_set_fails(neutral: Sandbox) -> None:
+    for fault in ({"status": 500}, {"body": "<html>"}, {"location": "https://evil.example/jwks"}, {"bytes": 2_000_000}):
+        neutral.control("PUT", "state", {"jwksFault": fault})
+        neutral.serve(with_registration(neutral.smart))
+        browser = neutral.browser()
+        page = browser.follow(browser.get(neutral.launch_url(browser, "smart-1")))
+        assert page.status == 502
+    neutral.control("DELETE", "state")
+    neutral.serve(with_registration(neutral.smart))
+    assert json.loads(_page(neutral))["patient"] == "smart-1"
+
+
+@pytest.mark.requirement("S50")
+@pytest.mark.parametrize(
+    ("scope", "may"),
+    [
+        ("launch openid fhirUser patient/*.read", True),
+        ("launch openid fhirUser patient/Patient.read patient/ImagingStudy.read", True),
+        ("openid Patient.read Patient.search ImagingStudy.read ImagingStudy.search", True),
+        ("launch openid fhirUser patient/*.cruds user/*.cruds", True),
+        ("launch openid fhirUser patient/ImagingStudy.r", False),
+        ("", False),
+    ],
+)
+def test_scopes_in_other_words_of_the_sandbox(neutral: Sandbox, scope: str, may: bool) -> None:
+    neutral.control("PUT", "state", {"tokenResponse": {"scope": scope}})
+    assert json.loads(_page(neutral))["may_read_studies"] is may
+
+
+@pytest.mark.requirement("S52", "S53", "S55", "S56", "S57", "S58")
+def test_every_member_of_a_context_of_the_sandbox(neutral: Sandbox) -> None:
+    context = {
+        "encounter": "enc-1",
+        "need_patient_banner": True,
+        "intent": "reconcile-medications",
+        "smart_style_url": f"{neutral.origin}/style.json",
+        "tenant": "t-1",
+        "fhirContext": [
+            {"reference": "ImagingStudy/smart-1-study"},
+            {"reference": "DiagnosticReport/smart-1-report", "role": "launch"},
+            {"reference": f"{neutral.iss}/ImagingStudy/absolute", "role": "https://roles.example/prior"},
+            {"identifier": {"system": "urn:dicom:uid", "value": "urn:oid:1.2.3"}, "type": "ImagingStudy"},
+        ],
+    }
+    neutral.control("PUT", "state", {"context": context})
+    shown = json.loads(_page(neutral))
+    assert (shown["encounter"], shown["banner"], shown["intent"]) == ("enc-1", True, "reconcile-medications")
+    assert [item["reference"] for item in shown["context"]] == [
+        "ImagingStudy/smart-1-study",
+        "DiagnosticReport/smart-1-report",
+        "ImagingStudy/absolute",
+        "",
+    ]
+    assert shown["context"][3]["identifier_value"] == "urn:oid:1.2.3"
+    requests = neutral.control("GET", "log")
+    assert not [item for item in requests if "style.json" in item["url"]]
+
+
+@pytest.mark.requirement("S21", "XA6")
+def test_a_slow_discovery_is_given_up(neutral: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smart_launch.guarded_http._READ_S", 0.3)
+    neutral.control("PUT", "state", {"discoveryFault": {"delayMs": 5_000}})
+    neutral.serve(with_registration(neutral.smart))
+    browser = neutral.browser()
+    assert browser.get(neutral.launch_url(browser, "smart-1")).status == 502
+
+
+@pytest.mark.requirement("XE4", "S69")
+def test_what_a_record_holds_is_no_code(neutral: Sandbox) -> None:
+    planted = {
+        "resourceType": "ImagingStudy",
+        "id": "<script>alert(1)</script>",
+        "subject": {"reference": "Patient/smart-1"},
+    }
+    browser = neutral.browser()
+    address = neutral.launch(browser, "smart-1")
+    neutral.control("PUT", "state", {"extraEntries": [{"resource": planted}]})
+    page = browser.get(f"{address}studies")
+    assert page.headers["Content-Type"] == "application/json"
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
+    neutral.control("PUT", "state", {"fhirFault": {"status": 503, "headers": {"retry-after": "9"}}})
+    page = browser.get(f"{address}studies")
+    assert (page.status, page.headers["Retry-After"]) == (503, "9")
 
 
 @pytest.mark.requirement("S73", "S74")

@@ -24,8 +24,10 @@ const NEUTRAL = Object.freeze({
   idTokenClaims: {},
   // header members laid over the id_token's
   idTokenHeader: {},
-  // own | foreign (a key that is not published) | none (unsigned)
+  // own | next (the key that follows in a rotation) | foreign (a key that is not published) | none (unsigned)
   idTokenKey: 'own',
+  // the keys that are published: own | both (while the EHR rotates) | next (after it has)
+  publishedKeys: 'own',
   // members laid over the discovery document; null deletes one
   discovery: {},
   // {"status": 500} | {"body": "<html>"} | {"location": "..."} | {"delayMs": 30000} | {"bytes": 10000000} instead of the document

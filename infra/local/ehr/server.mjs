@@ -13,7 +13,7 @@ import { handleInteraction } from './interaction.mjs';
 import { html, pageHeaders, sendPage } from './markup.mjs';
 import { messagePage } from './pages.mjs';
 import { isSeeded, seedPractitioners } from './practitioners.mjs';
-import { loadKeys } from './signing_keys.mjs';
+import { loadKeys, publishedKeys } from './signing_keys.mjs';
 import { textsFor } from './texts.mjs';
 import { handleWebsite } from './website.mjs';
 
@@ -26,7 +26,8 @@ async function renderError(ctx, out) {
   ctx.body = messagePage({ texts, title: texts.refused, text: texts.again, detail }).text;
 }
 
-const provider = createAuthorizationServer(await loadKeys(), renderError);
+const keys = await loadKeys();
+const provider = createAuthorizationServer(keys, renderError);
 const engine = provider.callback();
 registerImagingApp();
 
@@ -45,7 +46,11 @@ async function route(request, response) {
   if (pathname === '/healthz') return sendJson(response, 200, { status: 'ok', users: isSeeded() });
   if (pathname.startsWith('/control/')) return handleControl(request, response, pathname);
   if (pathname === '/fhir' || pathname.startsWith('/fhir/')) return handleFhir(request, response, url, provider);
-  if (pathname === ROUTES.jwks && await answerFault(control().jwksFault, response)) return undefined;
+  if (pathname === ROUTES.jwks) {
+    record('jwks', request, {});
+    if (await answerFault(control().jwksFault, response)) return undefined;
+    if (control().publishedKeys !== 'own') return sendJson(response, 200, await publishedKeys(keys, control().publishedKeys));
+  }
   if (pathname === ROUTES.authorization) record('authorize', request, Object.fromEntries(url.searchParams));
   if (pathname.startsWith('/oauth/') || pathname.startsWith('/.well-known/')) return engine(request, response);
   const texts = textsFor(request);

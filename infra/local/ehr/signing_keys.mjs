@@ -12,6 +12,28 @@ async function privateJwk(type, options, alg) {
   return { ...jwk, kid: await calculateJwkThumbprint(jwk), use: 'sig', alg };
 }
 
+/** Keys that came after those in the file, by the kind of key that they follow: made when a test lets the EHR rotate. */
+const successors = new Map();
+
+export async function successorOf(jwk) {
+  if (!successors.has(jwk.kid)) {
+    const options = jwk.kty === 'RSA' ? { modulusLength: 2048 } : { namedCurve: jwk.crv };
+    successors.set(jwk.kid, privateJwk(jwk.kty === 'RSA' ? 'rsa' : 'ec', options, jwk.alg));
+  }
+  return successors.get(jwk.kid);
+}
+
+function publicHalf({ kty, kid, use, alg, n, e, crv, x, y }) {
+  return kty === 'RSA' ? { kty, kid, use, alg, n, e } : { kty, kid, use, alg, crv, x, y };
+}
+
+/** The key set as it is while keys are rotated: own (before), both (while either may sign), next (after). */
+export async function publishedKeys(keys, which) {
+  const next = await Promise.all(keys.jwks.map(successorOf));
+  const shown = { own: keys.jwks, both: [...keys.jwks, ...next], next }[which];
+  return { keys: shown.map(publicHalf) };
+}
+
 async function make() {
   return {
     jwks: [

@@ -4,6 +4,7 @@ import { generateKeyPairSync } from 'node:crypto';
 import { decodeJwt, decodeProtectedHeader, importJWK, SignJWT } from 'jose';
 import { control, overlay, record } from './control.mjs';
 import { ROUTES } from './discovery.mjs';
+import { successorOf } from './signing_keys.mjs';
 
 function grantedScope(ctx, body) {
   const source = ctx.oidc.entities.AuthorizationCode ?? ctx.oidc.entities.RefreshToken;
@@ -23,6 +24,10 @@ async function mutated(token, keys) {
   }
   const own = keys.jwks.find(({ alg }) => alg === header.alg) ?? keys.jwks[0];
   const foreign = () => generateKeyPairSync(own.kty === 'RSA' ? 'rsa' : 'ec', own.kty === 'RSA' ? { modulusLength: 2048 } : { namedCurve: own.crv }).privateKey;
+  if (idTokenKey === 'next') {
+    const next = await successorOf(own);
+    return new SignJWT(claims).setProtectedHeader({ ...header, kid: next.kid }).sign(await importJWK(next, header.alg));
+  }
   const key = idTokenKey === 'foreign' ? foreign() : await importJWK(own, header.alg);
   return new SignJWT(claims).setProtectedHeader(header).sign(key);
 }
