@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
+from imaging_core.dicom.archival import ArchiveSyntax, Rendition, archival_rendition
 from imaging_core.dicom.header import DicomHeader, HeaderLimits, complete, read_header, read_opening
 from imaging_core.dicom.pixels import DecodedImage, Window, decode, render_png
 from imaging_core.errors import Rejected, Retryable
@@ -150,6 +151,10 @@ class DecodePool:
     def render_png(self, data: bytes, frame: int = 0, window: Window | None = None, max_side: int = 0) -> bytes:
         """Render one frame: see `imaging_core.dicom.pixels.render_png`."""
         return self.run(render_png, data, frame, window, max_side)
+
+    def archival_rendition(self, data: bytes, syntax: ArchiveSyntax) -> Rendition:
+        """Compress without loss: see `imaging_core.dicom.archival.archival_rendition`."""
+        return self.run(archival_rendition, data, syntax)
 
     def warm_up(self) -> None:
         """Start the children now rather than at the first request."""

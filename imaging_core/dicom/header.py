@@ -37,6 +37,7 @@ __all__ = [
     "HeaderLimits",
     "Opening",
     "complete",
+    "pixels_end",
     "read_header",
     "read_opening",
     "valid_uid",
@@ -245,18 +246,30 @@ def complete(opening: Opening, data: bytes, limits: HeaderLimits) -> DicomHeader
         whole.update(view[opening.dataset_at :])
         return replace(header, dataset_sha256=whole.hexdigest())
     start = opening.pixels_at
-    if opening.pixels_length == _UNDEFINED:
-        end = _end_of_fragments(view, start, header, opening.little_endian)
-    else:
-        end = start + opening.pixels_length
-        if end > len(view):
-            raise Rejected("truncated", f"{len(view) - start} bytes of pixels where {opening.pixels_length} are said")
+    end = pixels_end(opening, view)
     header = _check_rest(header, opening, view[end:], limits)
     pixels = hashlib.sha256(view[start:end])
     whole.update(view[opening.dataset_at : start])
     whole.update(pixels.digest())
     whole.update(view[end:])
     return replace(header, dataset_sha256=whole.hexdigest(), pixel_sha256=pixels.hexdigest())
+
+
+def pixels_end(opening: Opening, data: bytes | memoryview) -> int:
+    """Return where the value of the pixels ends, its delimiter included.
+
+    Raises
+    ------
+    Rejected
+        ``truncated``, ``codestream-mismatch``, ``too-many-elements``.
+    """
+    start = opening.pixels_at or 0
+    if opening.pixels_length == _UNDEFINED:
+        return _end_of_fragments(memoryview(data), start, opening.header, opening.little_endian)
+    end = start + opening.pixels_length
+    if end > len(data):
+        raise Rejected("truncated", f"{len(data) - start} bytes of pixels where {opening.pixels_length} are said")
+    return end
 
 
 def _file_meta(data: bytes) -> tuple[Dataset, int]:
