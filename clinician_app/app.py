@@ -13,6 +13,7 @@ from clinician_app.views.health import health
 from clinician_app.views.images import images
 from clinician_app.views.pages import pages
 from clinician_app.views.results import results_api
+from clinician_app.views.signoff import signoff
 from imaging_core.settings import Settings
 
 __all__ = ["create_app"]
@@ -34,8 +35,9 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
         ``bad-setting``, naming what is missing or wrong.
     """
     app = Flask(__name__, static_folder=None)
+    app.debug = False  # whatever FLASK_DEBUG says: a debugger's page shows settings and patients
     # every request is a GET or a small form
-    app.config.update(MAX_CONTENT_LENGTH=64 * 1024, MAX_FORM_PARTS=50, TRAP_HTTP_EXCEPTIONS=False)
+    app.config.update(MAX_CONTENT_LENGTH=64 * 1024, MAX_FORM_PARTS=1_000, TRAP_HTTP_EXCEPTIONS=False)
     app.jinja_env.trim_blocks = True
     app.jinja_env.lstrip_blocks = True
     services = services or Services.from_settings(settings)
@@ -46,6 +48,6 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     services.smart.init_app(app)
     app.jinja_env.globals["csp_nonce"] = services.smart.csp_nonce
     init_refusals(app)
-    for blueprint in (pages, images, results_api, health):
+    for blueprint in (pages, images, signoff, results_api, health):
         app.register_blueprint(blueprint)
     return app

@@ -87,9 +87,17 @@ class SmartLaunch:
         return origin.startswith("https://") and not is_loopback_name(host)
 
     def init_app(self, app: Flask) -> None:
-        """Register routes, header fields, error pages and the defence against forged requests."""
+        """Register routes, header fields, error pages and the defence against forged requests.
+
+        Raises
+        ------
+        SmartConfigurationError
+            The application is in debug mode at a public address.
+        """
         from smart_launch.views import blueprint
 
+        if app.debug and self._secure_transport:
+            raise SmartConfigurationError("debug mode shows secrets to whoever meets an error: switch FLASK_DEBUG off")
         app.extensions["smart_launch"] = self
         app.register_blueprint(blueprint)
         app.before_request(self._check_forgery)

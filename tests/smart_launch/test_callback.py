@@ -117,7 +117,7 @@ def test_a_code_injected_with_its_own_verifier_still_fails_by_nonce(scene: Scene
     refused(scene.callback({**victim, "code": attacker["code"]}), "identity-unproven")
 
 
-@pytest.mark.requirement("S35", "XC5", "XC6")
+@pytest.mark.requirement("S35", "S88", "XC5", "XC6")
 @pytest.mark.parametrize("iss", ["https://evil.example", "{iss}", "{origin}/", "{upper}", ""])
 def test_an_answer_of_another_issuer_is_refused(scene: Scene, iss: str) -> None:
     answer = scene.authorized()
@@ -159,13 +159,21 @@ def test_codes_as_long_as_a_jwt_are_taken(scene: Scene) -> None:
 
 @pytest.mark.requirement("S36")
 @pytest.mark.parametrize(
-    "extra", ["", "&code={code}&code={code}", "&code=", "&code={code}&error=server_error", "&code={long}"]
+    ("extra", "code"),
+    [
+        ("", "launch-unknown"),
+        ("&code={code}&code={code}", "launch-unknown"),
+        ("&code=", "launch-unknown"),
+        ("&code={code}&error=server_error", "ehr-error"),
+        ("&code={code}&error=server_error&error=access_denied", "launch-unknown"),
+        ("&code={long}", "launch-unknown"),
+        ("&code={code}&iss={iss}", "launch-unknown"),
+    ],
 )
-def test_contradicting_answers_are_refused(scene: Scene, extra: str) -> None:
+def test_contradicting_answers_are_refused(scene: Scene, extra: str, code: str) -> None:
     answer = scene.authorized()
-    query = f"state={answer['state']}&iss={answer['iss']}" + extra.format(code=answer["code"], long="c" * 17_000)
-    response = scene.get(f"/callback/ehr-a?{query}")
-    assert response.status_code >= 400
+    query = f"state={answer['state']}&iss={answer['iss']}" + extra.format(**answer | {"long": "c" * 17_000})
+    refused(scene.get(f"/callback/ehr-a?{query}"), code)
     no_exchange(scene)
 
 

@@ -138,6 +138,21 @@ def test_discovery_is_kept_and_fetched_once_by_many(scene: Scene) -> None:
 
 
 @pytest.mark.requirement("S20")
+def test_discovery_and_keys_are_kept_for_ten_minutes_at_most(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = time.monotonic()
+
+    def at(seconds: float) -> list[int]:
+        clock = type("Clock", (), {"monotonic": staticmethod(lambda: begun + seconds)})
+        monkeypatch.setattr("smart_launch.discovery.time", clock)
+        scene.launch(scene.other_browser())
+        return [scene.ehr.paths().count(path) for path in (WELL_KNOWN, "/jwks")]
+
+    assert at(0) == [1, 1]
+    assert at(599) == [1, 1]
+    assert at(601) == [2, 2]
+
+
+@pytest.mark.requirement("S20")
 def test_two_ehrs_never_share_a_configuration(ehr: StrictEhr, second_ehr: StrictEhr, sessions: SessionStore) -> None:
     scene = Scene(ehr, sessions, [registration_of(ehr), registration_of(second_ehr, name="ehr-b")])
     assert scene.start(iss=ehr.iss).location.startswith(ehr.origin)

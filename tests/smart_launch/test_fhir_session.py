@@ -153,7 +153,27 @@ def test_a_401_that_stays_ends_in_a_page(scene: Scene) -> None:
     assert scene.ehr.paths().count("/fhir/Patient/p1") == 2
 
 
-@pytest.mark.requirement("S69", "S66")
+@pytest.mark.requirement("S66")
+@pytest.mark.parametrize("status", [403, 404])
+def test_the_user_s_own_record_may_be_out_of_reach(scene: Scene, status: int) -> None:
+    """The claim names the user; his Practitioner is read for his name at most."""
+    scene.ehr.fhir_answer = lambda rest: raw_answer("", status) if rest.startswith("Practitioner/") else None
+    scene.ehr.resources["Patient/p1"] = {"resourceType": "Patient", "id": "p1"}
+    path = scene.launch()
+    assert scene.home(path)["fhir_user"] == "Practitioner/dr1"
+    assert scene.get(f"{path}read/Practitioner/dr1").status_code == status
+    assert scene.home(f"{path}patient")["id"] == "p1"
+
+
+@pytest.mark.requirement("S70", "XE3")
+def test_a_bundle_that_is_read_whole_holds_the_patient_s_alone(scene: Scene) -> None:
+    scene.ehr.resources["ImagingStudy"] = bundle(study("own"), study("foreign", patient="p2"))
+    path = scene.launch()
+    found = scene.get(f"{path}read/ImagingStudy").get_json()
+    assert [entry["resource"]["id"] for entry in found["entry"]] == ["own"]
+
+
+@pytest.mark.requirement("S69")
 @pytest.mark.parametrize(
     ("status", "code"),
     [

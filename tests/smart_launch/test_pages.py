@@ -35,7 +35,7 @@ def test_only_the_launching_ehr_may_embed(ehr: StrictEhr, second_ehr: StrictEhr,
         assert "X-Frame-Options" not in scene.get(page).headers
 
 
-@pytest.mark.requirement("S38", "XH6", "XH7", "XH3", "XH4")
+@pytest.mark.requirement("S38", "S49", "XH6", "XH7", "XH3")
 def test_header_fields_of_every_answer(scene: Scene) -> None:
     path = scene.launch()
     for page in (path, "/launch", "/login", "/callback/ehr-a", "/nowhere", f"{path}patient", "/l/x/"):

@@ -162,7 +162,7 @@ def test_encounter_is_optional(scene: Scene, encounter: Any, kept: str | None) -
     assert scene.home(answer(scene, encounter=encounter).location)["encounter"] == kept
 
 
-@pytest.mark.requirement("S53", "XD18")
+@pytest.mark.requirement("S53", "S89", "XD18")
 def test_fhir_context(scene: Scene) -> None:
     own = scene.ehr.iss
     entries = [
@@ -219,7 +219,7 @@ def test_intent(scene: Scene, intent: Any, kept: str) -> None:
     assert scene.home(answer(scene, intent=intent).location)["intent"] == kept
 
 
-@pytest.mark.requirement("S57", "S58", "S59", "S60", "XD19")
+@pytest.mark.requirement("S57", "S58", "S60", "XD19")
 def test_other_members_do_no_harm(scene: Scene) -> None:
     response = answer(
         scene,
