@@ -6,7 +6,6 @@ Routes are thin: parse, call one function, answer. Everything but health and met
 from __future__ import annotations
 
 import base64
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,23 +15,21 @@ from flask import Flask, Response, g, jsonify, request
 from opentelemetry import trace
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from ai_container.analyser import StudyResult
 from ai_container.analysis_request import AnalysisRequest, parse_request
 from ai_container.authentication import authenticate
+from ai_container.drift_store import WINDOW_DAYS
 from ai_container.header_facts import ImageFacts
 from ai_container.image_analysis import Timings
-from ai_container.metrics import FINDINGS, MODEL_READY, PROBABILITY, REQUESTS, STEP_SECONDS
-from ai_container.preprocess import prepare_dicom, prepare_display
+from ai_container.metrics import FINDINGS, PROBABILITY, REQUESTS, SHADOW_RUNS, STEP_SECONDS
 from ai_container.problems import register_problems
 from ai_container.publishing import analysis_result, now, publish_analysis, registered_modalities
-from ai_container.registry import Registry
-from ai_container.result_files import answer, heatmap_picture
-from ai_container.study_analysis import Analyser, StudyAnalysis
-from fhir_adapter.client import FhirClient, client_from_settings
+from ai_container.result_files import answer, heatmap_picture, store_shadow, study_answer
+from ai_container.serving import Parts
+from ai_container.study_analysis import StudyAnalysis
 from fhir_adapter.results import bundle
 from imaging_core import telemetry
-from imaging_core.blobs import BlobStore
-from imaging_core.dicom.child import DecodePool
-from imaging_core.errors import ImagingError, Permanent, Retryable
+from imaging_core.errors import ImagingError, Permanent
 from imaging_core.settings import Settings
 
 __all__ = ["Parts", "create_app"]
@@ -40,61 +37,8 @@ __all__ = ["Parts", "create_app"]
 _OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
 _ASSUMED_AGE = 40.0
 _FHIR_JSON = "application/fhir+json"
+_MOST_DAYS = 366
 log = telemetry.get_logger(__name__)
-
-
-class Parts:
-    """What the service holds: models, decode children, stores. Loading starts in the background at once.
-
-    Parameters
-    ----------
-    settings : Settings
-        ``storage_*``, ``fhir_*``, ``model_dir``, ``assume_adult``, ``site_*`` and the decode limits are read.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.blobs = BlobStore.from_settings(settings)
-        self.fhir: FhirClient = client_from_settings(settings)
-        self._analyser: Analyser | None = None
-        self._failure: ImagingError | None = None
-        self._loaded = threading.Event()
-        threading.Thread(target=self._load, name="load-models", daemon=True).start()
-
-    def _load(self) -> None:
-        began = time.perf_counter()
-        try:
-            registry = Registry.from_settings(self.settings)
-            analyser = Analyser(registry, DecodePool.from_settings(self.settings), self.settings.assume_adult)
-            analyser.warm_up()
-        except ImagingError as error:
-            self._failure = error
-            log.error("models-not-loaded", code=error.code, detail=error.detail)
-        else:
-            self._analyser = analyser
-            MODEL_READY.set(1)
-            log.info(
-                "models-ready", models=[item.reference for item in registry.all()], seconds=time.perf_counter() - began
-            )
-        finally:
-            self._loaded.set()
-
-    def analyser(self, wait_s: float = 60.0) -> Analyser:
-        """Return the loaded models.
-
-        Raises
-        ------
-        Permanent
-            They can't be loaded.
-        Retryable
-            They are not loaded yet.
-        """
-        self._loaded.wait(wait_s)
-        if self._failure is not None:
-            raise self._failure
-        if self._analyser is None:
-            raise Retryable("service-unavailable", "the models are still loading", 2)
-        return self._analyser
 
 
 def create_app(settings: Settings, parts: Parts | None = None) -> Flask:
@@ -146,8 +90,14 @@ def create_app(settings: Settings, parts: Parts | None = None) -> Flask:
 
     @app.get("/readyz")
     def readyz() -> Response:
-        held.analyser(wait_s=0.0)
-        return jsonify(status="ready", models=[item.reference for item in held.analyser().registry.all()])
+        registry = held.analyser(wait_s=0.0).registry
+        problem = held.problem()
+        return jsonify(
+            status="ready",
+            models={item.reference: registry.role(item) for item in registry.all()},
+            # an activation that can't be honoured: the models from before go on answering
+            **({"problem": {"code": problem.code, "detail": problem.detail}} if problem else {}),
+        )
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -156,7 +106,20 @@ def create_app(settings: Settings, parts: Parts | None = None) -> Flask:
     @app.get("/v1/models")
     def models() -> Response:
         registry = held.analyser().registry
-        return jsonify(models=[{**item.description, "active": registry.is_active(item)} for item in registry.all()])
+        loaded = [
+            {**item.description, "active": registry.is_active(item), "role": registry.role(item)}
+            for item in registry.all()
+        ]
+        return jsonify(models=loaded, stored=held.catalogue())
+
+    @app.get("/v1/models/<name>/drift")
+    def drift(name: str) -> Response:
+        versions = held.analyser().registry.named(name)
+        version = request.args.get("version")
+        chosen = [item for item in versions if version in (None, item.version)]
+        if not chosen:
+            raise Permanent("not-found", f"{name} has no such version here")
+        return jsonify(held.drift.report(chosen[0], _days(request.args.get("days"))))
 
     @app.post("/v1/analyses")
     def analyses() -> Response:
@@ -186,93 +149,118 @@ def _wants_bundle() -> bool:
 
 def _analyse(held: Parts, wanted: AnalysisRequest) -> Response:
     timings = Timings()
-    with _total(timings):
-        analyser = held.analyser()
+    with _total(timings), held.admission.admitted() as deadline:
+        analyser = held.analyser(wanted.model, deadline.remaining())
         began = time.perf_counter()
         modalities = registered_modalities(held.fhir, wanted.study_uid) if wanted.publish else {}
         timings.measure("fhir_read", began)
-        analysis = analyser.study(
+        result = analyser.study(
             wanted.study_uid,
             wanted.instances,
-            lambda blob: held.blobs.get("images", blob),
+            held.source(deadline),
             wanted.model,
             modalities,
             timings,
+            deadline,
         )
-        _count_findings(analysis)
-        resources: list[str] = []
-        artifacts: dict[str, Any] = {}
-        revision = 0
+        deadline.check()  # from here on the work is carried to its end
+        _count_findings(result)
+        answers = [_concluded(held, analysis, wanted.publish, timings) for analysis in result.analyses]
         if wanted.publish:
-            began = time.perf_counter()
-            published, artifacts = publish_analysis(held.fhir, held.blobs, analysis, held.settings)
-            timings.measure("publish", began)
-            revision = published.revision
-            resources = list(published.resources)
-            if not resources and published.report_id:
-                resources = [f"DiagnosticReport/{published.report_id}"]
+            _keep_shadows(held, result, timings)
+            for analysis in (*result.analyses, *result.shadows):
+                held.drift.add(analysis)
     log.info(
         "study-analysed",
         study=telemetry.hashed_uid(wanted.study_uid),
         instances=len(wanted.instances),
-        states=[finding.state for finding in analysis.findings],
-        reasons=sorted({reason for _, reason in analysis.not_analysed}),
-        published=bool(resources),
+        models=[item.bundle.reference for item in result.analyses if item.bundle],
+        states=[finding.state for item in result.analyses for finding in item.findings],
+        reasons=sorted({reason for item in result.analyses for _, reason in item.not_analysed}),
+        published=any(item["resources"] for item in answers),
         timings_ms=timings.rounded(),
     )
     if _wants_bundle():
-        result = analysis_result(analysis, held.settings, now())
-        body = bundle(result, revision=revision, base_url=held.settings.fhir_base_url)
+        said = analysis_result(result.analyses[0], held.settings, now())
+        body = bundle(said, revision=answers[0]["revision"], base_url=held.settings.fhir_base_url)
         response = jsonify(body)
         response.content_type = _FHIR_JSON
         return response
-    return jsonify(
-        {
-            **answer(analysis),
-            "revision": revision,
-            "artifacts": artifacts,
-            "resources": resources,
-            "timings_ms": timings.rounded(),
-        }
-    )
+    return jsonify({**study_answer(answers), "timings_ms": timings.rounded()})
 
 
-def _count_findings(analysis: StudyAnalysis) -> None:
-    for finding in analysis.findings:
+def _concluded(held: Parts, analysis: StudyAnalysis, publish: bool, timings: Timings) -> dict[str, Any]:
+    """Return the answer for one model, published where that was asked for."""
+    resources: list[str] = []
+    artifacts: dict[str, Any] = {}
+    revision = 0
+    if publish:
+        began = time.perf_counter()
+        published, artifacts = publish_analysis(held.fhir, held.blobs, analysis, held.settings)
+        timings.measure("publish", began)
+        revision = published.revision
+        resources = list(published.resources)
+        if not resources and published.report_id:
+            resources = [f"DiagnosticReport/{published.report_id}"]
+    return {**answer(analysis), "revision": revision, "artifacts": artifacts, "resources": resources}
+
+
+def _keep_shadows(held: Parts, result: StudyResult, timings: Timings) -> None:
+    """Keep what models in shadow say; that one of them can't be kept is no reason to fail the study."""
+    began = time.perf_counter()
+    for analysis in result.shadows:
         model = analysis.bundle.reference if analysis.bundle else ""
-        FINDINGS.labels(model=model, finding=finding.output.key, state=finding.state).inc()
-        PROBABILITY.labels(model=model, finding=finding.output.key).observe(finding.probability)
-        trace.get_current_span().set_attribute("imaging.state", finding.state)
+        try:
+            store_shadow(held.blobs, analysis, now(), held.settings.site_language)
+        except ImagingError as error:
+            SHADOW_RUNS.labels(model=model, outcome="lost").inc()
+            log.warning("shadow-not-kept", model=model, code=error.code)
+        else:
+            SHADOW_RUNS.labels(model=model, outcome="kept").inc()
+    if result.shadows:
+        timings.measure("shadow", began)
+
+
+def _count_findings(result: StudyResult) -> None:
+    for analysis in result.analyses:
+        for finding in analysis.findings:
+            model = analysis.bundle.reference if analysis.bundle else ""
+            FINDINGS.labels(model=model, finding=finding.output.key, state=finding.state).inc()
+            PROBABILITY.labels(model=model, finding=finding.output.key).observe(finding.probability)
+            trace.get_current_span().set_attribute("imaging.state", finding.state)
 
 
 def _preview(held: Parts) -> Response:
-    data = request.get_data(cache=False)
-    if not data:
-        raise Permanent("empty-body", "send one image")
+    model = request.args.get("model") or None
     timings = Timings()
-    with _total(timings):
-        analyser = held.analyser()
-        model = request.args.get("model") or None
+    with _total(timings), held.admission.admitted() as deadline, held.holding(_announced(held), deadline):
+        data = request.get_data(cache=False)
+        if not data:
+            raise Permanent("empty-body", "send one image")
+        analyser = held.analyser(model, deadline.remaining())
         assumed: list[str] = []
         if request.mimetype == "application/dicom":
-            analysis = analyser.one(data, None, prepare_dicom, (), model, timings)
+            analysis = analyser.preview_dicom(data, model, timings)
         elif request.mimetype in ("image/png", "image/jpeg"):
             given = _age(request.args.get("age"))
             # A bare picture tells no age and nothing is published: the caller vouches for an adult, the answer says so.
             assumed = ["adult"] if given is None else []
             facts = ImageFacts(modality="DX", age_years=_ASSUMED_AGE if given is None else given)
-            limit = held.settings.max_image_pixels
-            analysis = analyser.one(data, facts, prepare_display, (limit,), model, timings)
+            analysis = analyser.preview_picture(data, facts, held.settings.max_image_pixels, model, timings)
         else:
             raise Permanent("unsupported-media-type", "application/dicom, image/png or image/jpeg")
         body = {**answer(analysis), "artifacts": {}, "resources": []}
-        if assumed:
-            body["assumed"] = assumed
+        body["assumed"] = assumed or body["assumed"]
         if request.args.get("heatmap") == "true" and analysis.key_image is not None:
             began = time.perf_counter()
             body["heatmap_png"] = base64.b64encode(heatmap_picture(analysis.key_image)).decode()
             timings.measure("heatmap", began)
     return jsonify({**body, "timings_ms": timings.rounded()})
+
+
+def _announced(held: Parts) -> int:
+    """Return how large the body is said to be; one of unknown length counts as large as it may be."""
+    return held.settings.max_instance_bytes if request.content_length is None else request.content_length
 
 
 def _age(text: str | None) -> float | None:
@@ -281,3 +269,11 @@ def _age(text: str | None) -> float | None:
     if not text.isdigit() or int(text) > 120:
         raise Permanent("bad-field", "age: years, 0 to 120")
     return float(text)
+
+
+def _days(text: str | None) -> int:
+    if text is None:
+        return WINDOW_DAYS
+    if not text.isdigit() or not 1 <= int(text) <= _MOST_DAYS:
+        raise Permanent("bad-field", f"days: 1 to {_MOST_DAYS}")
+    return int(text)

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ai_container.calibration import DecisionRule
+from ai_container.chest_findings import CHESTXRAY14
 from imaging_core.errors import Permanent
 
 __all__ = ["Bundle", "Localised", "Output", "Scope", "load_bundle"]
@@ -60,6 +62,8 @@ class Output:
         SNOMED CT.
     rule : DecisionRule
         Calibration and decision.
+    covers : tuple of str
+        Labels of ChestX-ray14 that this finding stands for; see `ai_container.chest_findings`.
     """
 
     key: str
@@ -70,6 +74,7 @@ class Output:
     body_site: str
     body_site_display: str
     rule: DecisionRule
+    covers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,9 @@ class Bundle:
         Not meant for a report without a person's request.
     description : mapping
         The whole of ``model.yaml``.
+    training_reference : mapping
+        ``reference.json``: what scores, gate and images looked like on the training images; empty where it is not
+        given, and then no drift can be told.
     """
 
     folder: Path
@@ -110,6 +118,7 @@ class Bundle:
     gate_network: bytes
     gate_statistics: bytes
     description: Mapping[str, Any]
+    training_reference: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reference(self) -> str:
@@ -137,7 +146,16 @@ def _output(value: Mapping[str, Any]) -> Output:
             low=float(value["abstention"]["low"]),
             high=float(value["abstention"]["high"]),
         ),
+        covers=_labels(value.get("covers", ())),
     )
+
+
+def _labels(value: Sequence[Any]) -> tuple[str, ...]:
+    found = tuple(str(item) for item in value)
+    unknown = sorted(set(found) - set(CHESTXRAY14))
+    if unknown:
+        raise ValueError(f"covers: not a label of ChestX-ray14: {', '.join(unknown)}")
+    return found
 
 
 def _scope(value: Mapping[str, Any]) -> Scope:
@@ -156,7 +174,8 @@ def load_bundle(folder: Path) -> Bundle:
     Raises
     ------
     Permanent
-        ``bad-setting``: a file is missing, has another hash than ``model.yaml`` says, or the description can't be used.
+        ``model-hash-mismatch``: a file is not the one that ``model.yaml`` names; ``bad-setting``: a file is missing, or
+        the description can't be used.
     """
     try:
         description = yaml.safe_load((folder / "model.yaml").read_text("utf-8"))
@@ -167,7 +186,7 @@ def load_bundle(folder: Path) -> Bundle:
             contents[name] = (folder / name).read_bytes()
             if hashlib.sha256(contents[name]).hexdigest() != expected:
                 raise Permanent(
-                    "bad-setting", f"model bundle {folder.name}: {name} is not the file that model.yaml names"
+                    "model-hash-mismatch", f"model bundle {folder.name}: {name} is not the file that model.yaml names"
                 )
         return Bundle(
             folder=folder,
@@ -186,6 +205,7 @@ def load_bundle(folder: Path) -> Bundle:
             gate_network=contents["gate.tflite"],
             gate_statistics=contents["gate.npz"],
             description=description,
+            training_reference=json.loads(contents.get("reference.json", b"{}")),
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise Permanent("bad-setting", f"model bundle {folder.name}: {type(error).__name__}: {error}") from error

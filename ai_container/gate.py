@@ -22,13 +22,18 @@ from ai_container.runtime import LiteModel
 
 __all__ = [
     "CERTAIN_LIMIT",
+    "CERTAIN_MARGIN",
     "POSES",
     "UNSURE_LIMIT",
     "PixelGate",
     "Verdict",
+    "as_it_lay",
+    "confirms",
     "gate_features",
+    "may_be_corrected",
     "refuse_by_header",
     "refuse_by_pixels",
+    "straightened",
 ]
 
 POSES = ("upright", "inverted", "turned-90", "turned-180", "turned-270")
@@ -36,7 +41,10 @@ POSES = ("upright", "inverted", "turned-90", "turned-180", "turned-270")
 # 4; brain MR, photographs and a leg from 3.7 up, most beyond 8. The two limits weigh one error against the other.
 CERTAIN_LIMIT = 6.0  # the header says chest and frontal
 UNSURE_LIMIT = 3.0  # the header leaves one of the two open
+# Least margin at which a pose is beyond doubt; `python -m ai_container.training.gate_metrics` measures what it costs.
+CERTAIN_MARGIN = 0.5
 _THUMB = 16
+_QUARTERS = {"turned-90": 1, "turned-180": 2, "turned-270": 3}
 
 Floats = npt.NDArray[np.float32]
 
@@ -93,6 +101,33 @@ class Verdict:
         return {"distance": self.distance, "margin": self.margin}
 
 
+def straightened(grid: Floats, pose: str) -> Floats:
+    """Return an image that lies in `pose` as it would lie upright; maps are turned the same way."""
+    if pose == "inverted":
+        return np.asarray(1.0 - grid, np.float32)
+    return np.ascontiguousarray(np.rot90(grid, -_QUARTERS.get(pose, 0)))
+
+
+def as_it_lay(strength: Floats, pose: str) -> Floats:
+    """Return a map of the straightened image in the frame of the image as it is stored."""
+    return np.ascontiguousarray(np.rot90(strength, _QUARTERS.get(pose, 0)))
+
+
+def may_be_corrected(verdict: Verdict, facts: ImageFacts) -> bool:
+    """Return whether an image that does not lie upright may be tried upright: the pose must be beyond doubt.
+
+    A rotation that contradicts the orientation in the header is no case for a guess.
+    """
+    if verdict.pose == "upright" or verdict.margin < CERTAIN_MARGIN or verdict.distance > CERTAIN_LIMIT:
+        return False
+    return verdict.pose == "inverted" or not facts.orientation_known
+
+
+def confirms(verdict: Verdict) -> bool:
+    """Return whether the straightened image is a plain upright chest radiograph."""
+    return verdict.pose == "upright" and verdict.margin >= CERTAIN_MARGIN and verdict.distance <= UNSURE_LIMIT
+
+
 def refuse_by_pixels(verdict: Verdict, facts: ImageFacts) -> str:
     """Return why the pixels keep the image from the model; empty: they do not."""
     certain = facts.body_part is not None and facts.view is not None
@@ -127,12 +162,14 @@ class PixelGate:
     ----------
     network, statistics : bytes
         ``gate.tflite`` and ``gate.npz`` of a bundle.
-    interpreters, threads : int
+    interpreters, threads, largest_batch : int
         See `LiteModel`.
     """
 
-    def __init__(self, network: bytes, statistics: bytes, interpreters: int = 2, threads: int = 1) -> None:
-        self._network = LiteModel(network, interpreters, threads)
+    def __init__(
+        self, network: bytes, statistics: bytes, interpreters: int = 2, threads: int = 1, largest_batch: int = 1
+    ) -> None:
+        self._network = LiteModel(network, interpreters, threads, largest_batch)
         with np.load(io.BytesIO(statistics), allow_pickle=False) as stored:
             part = {name: np.asarray(stored[name], np.float32) for name in stored.files}
         self._mean, self._spread, self._axes = part["mean"], part["spread"], part["axes"]

@@ -76,6 +76,8 @@ class ImageFacts:
         Of the patient when the image was made.
     turned : bool
         Patient Orientation (0020,0020) says that the image lies on its side or stands on its head.
+    orientation_known : bool
+        Patient Orientation says how the image lies.
     image_class : bool
         The SOP class is one for radiographs or converted pictures.
     for_processing : bool
@@ -98,6 +100,7 @@ class ImageFacts:
     frames: int = 1
     acquired: str = ""
     portable: bool = False
+    orientation_known: bool = False
 
 
 def read_facts(attributes: Mapping[str, Any]) -> ImageFacts:
@@ -117,6 +120,7 @@ def read_facts(attributes: Mapping[str, Any]) -> ImageFacts:
         for_processing=sop_class == _FOR_PROCESSING or _text(attributes, "00080068").upper() == "FOR PROCESSING",
         frames=int(frames) if frames.isdigit() else 1,
         acquired=_acquired(attributes),
+        orientation_known=len(orientation) == 2 and all(orientation),
         portable=position == "AP" or any(re.search(r"portable|au lit", text, re.IGNORECASE) for text in descriptions),
     )
 

@@ -12,8 +12,9 @@ __all__ = ["colour", "map_npy", "overlay_png", "probability_map"]
 
 Floats = npt.NDArray[np.float32]
 
-# Anchors of cividis (Nuñez, Anderton, Renslow 2018): rises evenly in lightness, alike with and without red-green
-# colour vision.
+# Anchors of cividis (Nuñez, Anderton, Renslow, "Optimizing colormaps with consideration for color vision deficiency",
+# PLOS ONE 13(7):e0199239, 2018): rises evenly in lightness, alike with and without red-green colour vision. A test
+# holds both for what is made of them here.
 _CIVIDIS = np.array(
     [
         (0, 32, 76),

@@ -1,22 +1,36 @@
 """What an analysis leaves in blob storage, and what it answers: result JSON, heatmap as picture and as numbers.
 
 Files lie in container ``results`` under ``<study>/<task>/<revision>/``, so that the report's identifier names them.
+What a model in shadow says lies beside, under ``<study>/<task>/shadow/``, and nowhere else.
 """
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
 from ai_container.heatmap import map_npy, overlay_png
+from ai_container.regions import regions
 from ai_container.study_analysis import KeyImage, StudyAnalysis
 from imaging_core.blobs import BlobStore
 
-__all__ = ["Files", "answer", "heatmap_picture", "key_picture", "result_files", "store"]
+__all__ = [
+    "CONTAINER",
+    "Files",
+    "answer",
+    "heatmap_picture",
+    "key_picture",
+    "result_files",
+    "shadow_name",
+    "store",
+    "store_shadow",
+    "study_answer",
+]
 
 CONTAINER = "results"
 
@@ -69,7 +83,7 @@ def _rounded(value: float) -> float:
 
 
 def answer(analysis: StudyAnalysis) -> dict[str, Any]:
-    """Return the part of the HTTP answer that says what was found."""
+    """Return the part of the HTTP answer that says what one model found."""
     bundle = analysis.bundle
     return {
         "study_uid": analysis.study_uid,
@@ -86,12 +100,45 @@ def answer(analysis: StudyAnalysis) -> dict[str, Any]:
             for finding in analysis.findings
         ],
         "not_analysed": [{"sop_uid": sop_uid, "reason": reason} for sop_uid, reason in analysis.not_analysed],
+        "not_assessed": [{"en": text.en, "fr": text.fr} for text in analysis.not_assessed],
+        "corrected": [
+            {"sop_uid": image.sop_uid, "pose": image.corrected} for image in analysis.images if image.corrected
+        ],
+        "assumed": ["adult"] if analysis.assumed_adult else [],
     }
 
 
-def _result_json(analysis: StudyAnalysis, revision: int, created: str, language: str) -> bytes:
+def study_answer(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the answer for a study: its first model's, with what all found and wrote, and each by itself.
+
+    Parameters
+    ----------
+    answers : sequence of dict
+        One per task, with ``artifacts``, ``resources`` and ``revision``; at least one.
+    """
+    resources = [name for item in answers for name in item["resources"]]
+    return {
+        **answers[0],
+        "findings": [finding for item in answers for finding in item["findings"]],
+        "not_analysed": _merged(answers),
+        "resources": list(dict.fromkeys(resources)),
+        "analyses": list(answers),
+    }
+
+
+def _merged(answers: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return what no model analysed: an image that one of several refused and another took is analysed."""
+    if len(answers) == 1:
+        named: list[dict[str, str]] = answers[0]["not_analysed"]
+        return named
+    taken = {uid for item in answers for uid in item["analysed"]}
+    found = {entry["sop_uid"]: entry for item in answers for entry in item["not_analysed"]}
+    return [found[uid] for uid in sorted(found) if uid not in taken]
+
+
+def _result_json(analysis: StudyAnalysis, revision: int | None, created: str, language: str) -> bytes:
     said = answer(analysis)
-    bundle, key = analysis.bundle, analysis.key_image
+    key = analysis.key_image
     result = {
         **said,
         "revision": revision,
@@ -118,8 +165,42 @@ def _result_json(analysis: StudyAnalysis, revision: int, created: str, language:
             {"code": finding.output.code, "low": finding.output.rule.low, "high": finding.output.rule.high}
             for finding in analysis.findings
         ],
-        "not_assessed": [{"en": text.en, "fr": text.fr} for text in bundle.not_assessed] if bundle else [],
         "key_image": key.sop_uid if key else None,
-        "heatmap": {"sop_uid": key.sop_uid, "png": "heatmap.png", "npy": "heatmap.npy"} if key else None,
+        "heatmap": _heatmap_json(key) if key and revision is not None else None,
     }
     return (json.dumps(result, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _heatmap_json(key: KeyImage) -> dict[str, Any]:
+    """Return where the map is, and its regions in pixels of the stored image."""
+    rows, columns = key.prepared.rows, key.prepared.columns
+    return {
+        "sop_uid": key.sop_uid,
+        "finding": key.score.output.code,
+        "png": "heatmap.png",
+        "npy": "heatmap.npy",
+        "rows": rows,
+        "columns": columns,
+        "regions": [
+            {
+                "box": {"x": region.x, "y": region.y, "width": region.width, "height": region.height},
+                "score": _rounded(region.score),
+                "area": _rounded(region.area),
+                "contour": [list(point) for point in region.contour],
+            }
+            for region in regions(key.score.strength, rows, columns)
+        ],
+    }
+
+
+def shadow_name(analysis: StudyAnalysis) -> str:
+    """Return the blob that keeps what a model in shadow says."""
+    assert analysis.bundle is not None  # noqa: S101 a shadow is a model
+    bundle = analysis.bundle
+    return f"{analysis.study_uid}/{bundle.task}/shadow/{bundle.name}-{bundle.version}.json"
+
+
+def store_shadow(blobs: BlobStore, analysis: StudyAnalysis, created: str, language: str) -> None:
+    """Keep what a model in shadow says; it is published nowhere."""
+    data = _result_json(analysis, None, created, language)
+    blobs.put(CONTAINER, shadow_name(analysis), data, content_type="application/json")

@@ -1,4 +1,4 @@
-"""One study through the models: which images are looked at, by which model, and what follows for the study.
+"""What models say of a study: parsed values, and how those of its images become the study's.
 
 The study's probability is the largest calibrated one of its images, and its state follows from that (R2). An image
 that no model was made for is named with the reason, and gives no finding (R3).
@@ -6,22 +6,26 @@ that no model was made for is named with the reason, and gives no finding (R3).
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from ai_container.bundle import Bundle, Output
-from ai_container.header_facts import ImageFacts, read_facts
-from ai_container.image_analysis import ImageScore, Model, Timings
-from ai_container.metrics import ANALYSED_IMAGES
-from ai_container.preprocess import ModelInput, prepare_dicom
-from ai_container.registry import Registry
-from imaging_core.dicom.child import DecodePool
-from imaging_core.dicom.header import DicomHeader
-from imaging_core.errors import Permanent, Rejected
+from ai_container.bundle import Bundle, Localised, Output
+from ai_container.chest_findings import CHESTXRAY14, uncovered
+from ai_container.header_facts import ImageFacts
+from ai_container.image_analysis import ImageScore
+from ai_container.preprocess import ModelInput
 
-__all__ = ["AnalysedImage", "Analyser", "InstanceRef", "KeyImage", "StudyAnalysis", "StudyFinding"]
+__all__ = [
+    "AnalysedImage",
+    "Collected",
+    "ImageMeasure",
+    "InstanceRef",
+    "KeyImage",
+    "StudyAnalysis",
+    "StudyFinding",
+    "with_not_assessed",
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,12 @@ class AnalysedImage:
         Why it gave no finding; empty: it did.
     rows, columns : int
         0 where the pixels were not read.
+    corrected : str
+        Pose from which it was straightened before it was analysed; empty: it lay upright.
+    sop_class_uid : str
+        SOPClassUID.
+    header : mapping
+        DICOM JSON model, without pixels: what objects of the same study are made from.
     """
 
     sop_uid: str
@@ -51,6 +61,9 @@ class AnalysedImage:
     rows: int
     columns: int
     reason: str
+    corrected: str = ""
+    sop_class_uid: str = ""
+    header: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,29 @@ class StudyFinding:
 
 
 @dataclass(frozen=True)
+class ImageMeasure:
+    """What drift is told by: of one image that came as far as the pixel gate.
+
+    Parameters
+    ----------
+    reason : str
+        The gate's; empty: it passed.
+    probabilities : tuple of (finding, probability)
+        Empty where the gate refused.
+    brightness, contrast : float
+        Mean and standard deviation of the prepared image.
+    distance : float
+        The gate's; see `ai_container.gate.Verdict`.
+    """
+
+    reason: str
+    probabilities: tuple[tuple[str, float], ...]
+    brightness: float
+    contrast: float
+    distance: float
+
+
+@dataclass(frozen=True)
 class StudyAnalysis:
     """What one model says of one study.
 
@@ -92,6 +128,12 @@ class StudyAnalysis:
         Of the images that a model was there for.
     acquired, portable
         Of the first analysed image; see `ImageFacts`.
+    not_assessed : tuple of Localised
+        Findings that no model of the study looked for.
+    assumed_adult : bool
+        An age could not be had, and the site's setting ASSUME_ADULT stood in for it.
+    measures : tuple of ImageMeasure
+        For drift.
     """
 
     study_uid: str
@@ -103,219 +145,72 @@ class StudyAnalysis:
     modalities: frozenset[str] = frozenset()
     acquired: str = ""
     portable: bool = False
+    not_assessed: tuple[Localised, ...] = ()
+    assumed_adult: bool = False
+    measures: tuple[ImageMeasure, ...] = ()
 
 
 @dataclass
-class _Collected:
-    """What gathers over the images of a study."""
+class Collected:
+    """What gathers over the images of a study for one model."""
 
+    bundle: Bundle | None
     images: list[AnalysedImage] = field(default_factory=list)
     not_analysed: list[tuple[str, str]] = field(default_factory=list)
-    scores: list[tuple[str, ImageScore]] = field(default_factory=list)
+    scores: list[tuple[str, tuple[ImageScore, ...]]] = field(default_factory=list)
     facts: list[ImageFacts] = field(default_factory=list)
-    bundle: Bundle | None = None
+    measures: list[ImageMeasure] = field(default_factory=list)
     key_image: KeyImage | None = None
+    assumed_adult: bool = False
+
+    def add_scores(self, sop_uid: str, scores: tuple[ImageScore, ...], prepared: ModelInput) -> None:
+        """Take an image's scores; the strongest against its own threshold becomes the key image."""
+        self.scores.append((sop_uid, scores))
+        strongest = max(scores, key=_weight)
+        if self.key_image is None or _weight(strongest) > _weight(self.key_image.score):
+            self.key_image = KeyImage(sop_uid, strongest, prepared)
+
+    def concluded(self, study_uid: str) -> StudyAnalysis:
+        """Return what follows for the study."""
+        findings = []
+        for place, output in enumerate(self.bundle.outputs if self.bundle and self.scores else ()):
+            per_image = tuple((sop_uid, scores[place].probability) for sop_uid, scores in self.scores)
+            findings.append(StudyFinding(output, max(probability for _, probability in per_image), per_image))
+        return StudyAnalysis(
+            study_uid=study_uid,
+            bundle=self.bundle,
+            findings=tuple(findings),
+            images=tuple(self.images),
+            not_analysed=tuple(self.not_analysed),
+            key_image=self.key_image,
+            modalities=frozenset(facts.modality for facts in self.facts),
+            acquired=next((facts.acquired for facts in self.facts if facts.acquired), ""),
+            portable=any(facts.portable for facts in self.facts),
+            assumed_adult=self.assumed_adult,
+            measures=tuple(self.measures),
+        )
 
 
-class Analyser:
-    """The models at hand and the children that decode.
+def _weight(score: ImageScore) -> float:
+    """Return the probability in units of its threshold: of one finding it orders as the probability does."""
+    return score.probability / max(score.output.rule.threshold, 1e-6)
 
-    Parameters
-    ----------
-    registry : Registry
-        Bundles; every one is loaded at once.
-    pool : DecodePool
-        Where untrusted bytes are read.
-    assume_adult : bool
-        Setting ASSUME_ADULT.
+
+def with_not_assessed(analyses: Iterable[StudyAnalysis]) -> tuple[StudyAnalysis, ...]:
+    """Return the analyses of one study, each with the chest findings that none of them looked for.
+
+    A model whose gate refused the study's images has looked for nothing. A bundle that does not say which labels its
+    findings cover is believed in what it lists itself.
     """
-
-    def __init__(self, registry: Registry, pool: DecodePool, assume_adult: bool = False) -> None:
-        self.registry = registry
-        self._pool = pool
-        self._assume_adult = assume_adult
-        self._models = {bundle.reference: Model(bundle) for bundle in registry.all()}
-
-    def warm_up(self) -> None:
-        """Start the children and run every network once."""
-        self._pool.warm_up()
-        for model in self._models.values():
-            model.warm_up()
-
-    def study(
-        self,
-        study_uid: str,
-        instances: Sequence[InstanceRef],
-        read: Callable[[str], bytes],
-        model: str | None,
-        modalities: Mapping[str, str],
-        timings: Timings,
-    ) -> StudyAnalysis:
-        """Analyse a study.
-
-        Parameters
-        ----------
-        study_uid : str
-            StudyInstanceUID; an instance of another study is refused.
-        instances : sequence of InstanceRef
-            In any order, each once.
-        read : callable
-            Returns the bytes of a blob.
-        model : str or None
-            ``name:version``; None: the active one for each image.
-        modalities : mapping of str to str
-            Modality by SOP UID, as far as known: what no model takes is not even read.
-        timings : Timings
-            Added to.
-
-        Raises
-        ------
-        Permanent
-            ``not-found``: no such model; ``uid-mismatch``: a blob holds another instance.
-        """
-        chosen = self.registry.get(model) if model else None
-        taken = {m for bundle in ([chosen] if chosen else self.registry.active()) for m in bundle.scope.modalities}
-        collected = _Collected()
-        for instance in sorted(instances, key=lambda item: item.sop_uid):
-            modality = modalities.get(instance.sop_uid)
-            if modality is not None and modality not in taken:
-                collected.not_analysed.append((instance.sop_uid, "no-model"))
-                continue
-            now = time.perf_counter()
-            data = read(instance.blob)
-            timings.measure("read", now)
-            self._instance(study_uid, instance, data, chosen, collected, timings)
-        for _, reason in collected.not_analysed:
-            ANALYSED_IMAGES.labels(outcome=reason).inc()
-        for _ in collected.scores:
-            ANALYSED_IMAGES.labels(outcome="analysed").inc()
-        return _conclude(study_uid, collected)
-
-    def _instance(
-        self,
-        study_uid: str,
-        instance: InstanceRef,
-        data: bytes,
-        chosen: Bundle | None,
-        collected: _Collected,
-        timings: Timings,
-    ) -> None:
-        now = time.perf_counter()
-        try:
-            header = self._pool.header(data)
-        except Rejected:
-            collected.not_analysed.append((instance.sop_uid, "pixels-unreadable"))
-            return
-        timings.measure("header", now)
-        if header.study_uid != study_uid or header.sop_uid != instance.sop_uid:
-            raise Permanent("uid-mismatch", "the blob holds another instance than the request says")
-        facts = read_facts(header.attributes)
-        if header.own:
-            collected.not_analysed.append((instance.sop_uid, "no-model"))
-            return
-        bundle = chosen or self.registry.pick(facts)
-        reason, prepared, score = "no-model", None, None
-        if bundle is not None:
-            try:
-                reason, prepared, score = self._look(bundle, facts, data, prepare_dicom, (), timings)
-            except Rejected as error:
-                reason = "no-pixels" if error.code == "no-pixels" else "pixels-unreadable"
-        if bundle is not None and reason != "no-model":
-            collected.bundle = collected.bundle or bundle
-            collected.facts.append(facts)
-        collected.images.append(_image(instance, header, data, prepared, reason))
-        if reason:
-            collected.not_analysed.append((instance.sop_uid, reason))
-        if score is not None and prepared is not None:
-            collected.scores.append((instance.sop_uid, score))
-            if collected.key_image is None or score.probability > collected.key_image.score.probability:
-                collected.key_image = KeyImage(instance.sop_uid, score, prepared)
-
-    def _look(
-        self,
-        bundle: Bundle,
-        facts: ImageFacts,
-        data: bytes,
-        prepare: Callable[..., ModelInput],
-        arguments: tuple[object, ...],
-        timings: Timings,
-    ) -> tuple[str, ModelInput | None, ImageScore | None]:
-        """Return (reason, prepared image, score); the reason is empty where there is a score."""
-        model = self._models[bundle.reference]
-        reason = model.refuse_by_header(facts, self._assume_adult)
-        if reason:
-            return reason, None, None
-        now = time.perf_counter()
-        prepared = self._pool.run(prepare, data, *arguments)
-        timings.measure("decode", now)
-        outcome = model.score(prepared, facts, timings)
-        if outcome.reason:
-            return outcome.reason, prepared, None
-        return "", prepared, outcome.scores[0]
-
-    def one(
-        self,
-        data: bytes,
-        facts: ImageFacts | None,
-        prepare: Callable[..., ModelInput],
-        arguments: tuple[object, ...],
-        model: str | None,
-        timings: Timings,
-    ) -> StudyAnalysis:
-        """Analyse one image that belongs to no registered study: ``facts`` None reads them from the DICOM header.
-
-        Raises
-        ------
-        Permanent
-            ``not-found``: no such model.
-        Rejected
-            The bytes can't be read.
-        """
-        sop_uid = ""
-        if facts is None:
-            header = self._pool.header(data)
-            facts, sop_uid = read_facts(header.attributes), header.sop_uid
-        bundle = self.registry.get(model) if model else self.registry.pick(facts)
-        if bundle is None:
-            return StudyAnalysis("", None, (), (), ((sop_uid, "no-model"),), None)
-        reason, prepared, score = self._look(bundle, facts, data, prepare, arguments, timings)
-        collected = _Collected(bundle=bundle)
-        if reason:
-            collected.not_analysed.append((sop_uid, reason))
-        if score is not None and prepared is not None:
-            collected.scores.append((sop_uid, score))
-            collected.key_image = KeyImage(sop_uid, score, prepared)
-        return _conclude("", collected)
-
-
-def _image(
-    instance: InstanceRef, header: DicomHeader, data: bytes, prepared: ModelInput | None, reason: str
-) -> AnalysedImage:
-    return AnalysedImage(
-        sop_uid=instance.sop_uid,
-        series_uid=header.series_uid,
-        blob=instance.blob,
-        sha256=hashlib.sha256(data).hexdigest(),
-        rows=prepared.rows if prepared else 0,
-        columns=prepared.columns if prepared else 0,
-        reason=reason,
-    )
-
-
-def _conclude(study_uid: str, collected: _Collected) -> StudyAnalysis:
-    findings = []
-    if collected.scores:
-        per_image = tuple((sop_uid, score.probability) for sop_uid, score in collected.scores)
-        largest = max(probability for _, probability in per_image)
-        findings.append(StudyFinding(collected.scores[0][1].output, largest, per_image))
-    return StudyAnalysis(
-        study_uid=study_uid,
-        bundle=collected.bundle,
-        findings=tuple(findings),
-        images=tuple(collected.images),
-        not_analysed=tuple(collected.not_analysed),
-        key_image=collected.key_image,
-        modalities=frozenset(facts.modality for facts in collected.facts),
-        acquired=next((facts.acquired for facts in collected.facts if facts.acquired), ""),
-        portable=any(facts.portable for facts in collected.facts),
-    )
+    found = tuple(analyses)
+    covered = {label for item in found for finding in item.findings for label in finding.output.covers}
+    told = tuple(Localised(*CHESTXRAY14[label]) for label in uncovered(covered))
+    result = []
+    for item in found:
+        if item.bundle is None or "chest" not in item.bundle.scope.body_parts:
+            result.append(item if item.bundle is None else replace(item, not_assessed=item.bundle.not_assessed))
+        elif item.findings and not any(finding.output.covers for finding in item.findings):
+            result.append(replace(item, not_assessed=item.bundle.not_assessed))
+        else:
+            result.append(replace(item, not_assessed=told))
+    return tuple(result)

@@ -16,10 +16,10 @@ from ai_container.preprocess import harmonise
 from ai_container.training.gate_fit import GateFeatures, fit_gate, measure_gate, read_features
 from ai_container.training.radiographs import Radiograph, read_grid
 
-__all__ = ["gate_statistics"]
+__all__ = ["FITTED", "gate_statistics", "noise", "not_chest"]
 
 _log = logging.getLogger(__name__)
-_FITTED = 700
+FITTED = 700
 _MEASURED = 300
 _ELSEWHERE = 150
 Floats = npt.NDArray[np.float32]
@@ -29,7 +29,7 @@ def _grids(items: Sequence[Radiograph]) -> list[Floats]:
     return [read_grid(item.path) for item in items]
 
 
-def _not_chest(data: Path, draw: random.Random) -> list[Path]:
+def not_chest(data: Path, draw: random.Random) -> list[Path]:
     """Return photographs, textures, text and brain MR beside the radiographs' folder, as far as they are there."""
     found = sorted((data.parent / "negatives").glob("*/*.*"))
     for name in ("cheng_t1ce", "btp_t1post", "ms_brain"):
@@ -38,7 +38,8 @@ def _not_chest(data: Path, draw: random.Random) -> list[Path]:
     return found
 
 
-def _noise() -> list[Floats]:
+def noise() -> list[Floats]:
+    """Return images of noise, of several sizes."""
     source = np.random.default_rng(11)
     return [harmonise(source.random((side, side)) * 255) for side in (64, 224, 300, 512) for _ in range(10)]
 
@@ -53,7 +54,7 @@ def gate_statistics(
     draw = random.Random(seed)  # noqa: S311 a reproducible choice, nothing secret
     adults = [item for item in radiographs if item.adult and item.dataset in ("nih_chestxray14", "rsna_normal")]
     draw.shuffle(adults)
-    seen = [item for item in adults if folds[item.patient] != 0][:_FITTED]
+    seen = [item for item in adults if folds[item.patient] != 0][:FITTED]
     held = [item for item in adults if folds[item.patient] == 0][:_MEASURED]
     trial = fit_gate(_in_poses(network, _grids(seen)))
     _log.info("gate fitted to %d images, measured on %d", len(seen), len(held))
@@ -66,12 +67,12 @@ def gate_statistics(
         "children_1_to_5_years": _grids(
             draw.sample([item for item in radiographs if item.dataset == "kermany_pediatric"], _ELSEWHERE)
         ),
-        "not_chest": [read_grid(path) for path in _not_chest(data, draw)],
-        "noise": _noise(),
+        "not_chest": [read_grid(path) for path in not_chest(data, draw)],
+        "noise": noise(),
     }
     for name, grids in others.items():
         measured[name] = measure_gate(trial, read_features(network, grids))
-    final = fit_gate(_in_poses(network, _grids(adults[:_FITTED])))
+    final = fit_gate(_in_poses(network, _grids(adults[:FITTED])))
     return final, measured
 
 

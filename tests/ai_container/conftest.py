@@ -6,8 +6,8 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 
+from ai_container.analyser import Analyser
 from ai_container.registry import Registry
-from ai_container.study_analysis import Analyser
 from imaging_core.dicom.child import DecodePool
 from imaging_core.settings import load_settings
 

@@ -7,13 +7,21 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from ai_container.analyser import Analyser
 from ai_container.bundle import Scope
-from ai_container.gate import CERTAIN_LIMIT, UNSURE_LIMIT, Verdict, refuse_by_header, refuse_by_pixels
+from ai_container.gate import (
+    CERTAIN_LIMIT,
+    CERTAIN_MARGIN,
+    UNSURE_LIMIT,
+    Verdict,
+    confirms,
+    may_be_corrected,
+    refuse_by_header,
+    refuse_by_pixels,
+)
 from ai_container.header_facts import ImageFacts
 from ai_container.image_analysis import Timings
-from ai_container.preprocess import prepare_dicom
 from ai_container.registry import Registry
-from ai_container.study_analysis import Analyser
 from tests.ai_container.conftest import changed, sample
 
 SCOPE = Scope(frozenset({"CR", "DX"}), frozenset({"chest"}), frozenset({"frontal"}), 16, 121)
@@ -77,7 +85,7 @@ def test_pixels(verdict: Verdict, facts: ImageFacts, reason: str) -> None:
 
 def outcome(analyser: Analyser, data: bytes) -> str:
     """Return the reason, or the state."""
-    analysis = analyser.one(data, None, prepare_dicom, (), None, Timings())
+    analysis = analyser.preview_dicom(data, None, Timings())
     return analysis.not_analysed[0][1] if analysis.not_analysed else analysis.findings[0].state
 
 
@@ -102,7 +110,6 @@ def test_other_examinations_have_no_model(analyser: Analyser, name: str) -> None
         ({"PatientAge": "003Y"}, "child"),
         ({"PatientBirthDate": ""}, "age-unknown"),
         ({"Modality": "MG"}, "no-model"),
-        ({"PhotometricInterpretation": "MONOCHROME2"}, "inverted"),
     ],
 )
 def test_chest_radiograph_with_another_header(
@@ -135,14 +142,65 @@ def test_a_chest_without_a_body_part_is_told_by_its_pixels(analyser: Analyser, c
     assert outcome(analyser, bare) in ("present", "indeterminate")
 
 
-@pytest.mark.parametrize("quarter", [1, 2, 3])
-def test_a_turned_chest_is_refused(analyser: Analyser, chest: bytes, quarter: int) -> None:
+def quarter_turned(chest: bytes, quarter: int, **attributes: object) -> bytes:
+    """Return the chest turned by quarters, without an orientation in its header."""
     dataset = dcmread(io.BytesIO(chest))
     pixels = np.ascontiguousarray(np.rot90(dataset.pixel_array, quarter))
-    data = changed(
-        chest, PixelData=pixels.tobytes(), Rows=pixels.shape[0], Columns=pixels.shape[1], PatientOrientation=None
+    return changed(
+        chest,
+        PixelData=pixels.tobytes(),
+        Rows=pixels.shape[0],
+        Columns=pixels.shape[1],
+        **{"PatientOrientation": None, **attributes},
     )
-    assert outcome(analyser, data) in ("rotated", "out-of-distribution")
+
+
+@pytest.mark.parametrize("quarter", [1, 2, 3])
+def test_a_chest_that_is_turned_beyond_doubt_is_analysed_as_it_would_lie(
+    analyser: Analyser, chest: bytes, quarter: int
+) -> None:
+    """The score is the upright image's, and the map lies on the image as it is stored."""
+    upright = analyser.preview_dicom(chest, None, Timings())
+    turned = analyser.preview_dicom(quarter_turned(chest, quarter), None, Timings())
+    assert turned.images[0].corrected == f"turned-{90 * quarter}"
+    assert turned.findings[0].probability == pytest.approx(upright.findings[0].probability, abs=5e-3)
+    assert turned.key_image is not None
+    assert upright.key_image is not None
+    straight = np.rot90(turned.key_image.score.strength, -quarter)
+    assert np.abs(straight - upright.key_image.score.strength).max() < 0.03
+
+
+def test_an_inverted_chest_is_analysed_as_it_should_be_shown(analyser: Analyser, chest: bytes) -> None:
+    upright = analyser.preview_dicom(chest, None, Timings())
+    wrong = analyser.preview_dicom(changed(chest, PhotometricInterpretation="MONOCHROME2"), None, Timings())
+    assert wrong.images[0].corrected == "inverted"
+    assert wrong.findings[0].probability == pytest.approx(upright.findings[0].probability, abs=5e-3)
+
+
+def test_pixels_that_contradict_the_header_s_orientation_are_refused(analyser: Analyser, chest: bytes) -> None:
+    assert outcome(analyser, quarter_turned(chest, 2, PatientOrientation=["L", "F"])) == "rotated"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "facts", "tried"),
+    [
+        (Verdict(0.5, "turned-90", CERTAIN_MARGIN + 0.01), GOOD, True),
+        (Verdict(0.5, "turned-90", CERTAIN_MARGIN - 0.01), GOOD, False),
+        (Verdict(0.5, "upright", 2.0), GOOD, False),
+        (Verdict(CERTAIN_LIMIT + 0.1, "inverted", 2.0), GOOD, False),
+        (Verdict(0.5, "inverted", 2.0), dataclasses.replace(GOOD, orientation_known=True), True),
+        (Verdict(0.5, "turned-180", 2.0), dataclasses.replace(GOOD, orientation_known=True), False),
+    ],
+)
+def test_only_a_pose_beyond_doubt_is_corrected(verdict: Verdict, facts: ImageFacts, tried: bool) -> None:
+    assert may_be_corrected(verdict, facts) is tried
+
+
+def test_a_correction_must_look_like_a_plain_chest_radiograph() -> None:
+    assert confirms(Verdict(UNSURE_LIMIT, "upright", CERTAIN_MARGIN))
+    assert not confirms(Verdict(UNSURE_LIMIT, "turned-90", CERTAIN_MARGIN))
+    assert not confirms(Verdict(UNSURE_LIMIT, "upright", CERTAIN_MARGIN - 0.01))
+    assert not confirms(Verdict(UNSURE_LIMIT + 0.01, "upright", CERTAIN_MARGIN))
 
 
 def test_every_bundle_of_the_package_serves_adults_only(registry: Registry) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ai_container.analyser import Analyser
 from ai_container.header_facts import ImageFacts
 from ai_container.image_analysis import Timings
-from ai_container.preprocess import prepare_display
-from ai_container.study_analysis import Analyser
 
 ADULT = ImageFacts(modality="DX", age_years=50)
 
@@ -19,7 +18,7 @@ def reasons(analyser: Analyser, paths: list[Path]) -> list[str]:
     assert paths
     found = []
     for path in paths:
-        analysis = analyser.one(path.read_bytes(), ADULT, prepare_display, (100_000_000,), None, Timings())
+        analysis = analyser.preview_picture(path.read_bytes(), ADULT, 100_000_000, None, Timings())
         found.append(analysis.not_analysed[0][1] if analysis.not_analysed else "")
     return found
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
+from ai_container.analyser import Analyser
 from ai_container.image_analysis import Timings
-from ai_container.preprocess import SIDE, harmonise, prepare_dicom, prepare_display
-from ai_container.study_analysis import Analyser
+from ai_container.preprocess import SIDE, harmonise, prepare_display
 from imaging_core.dicom.child import DecodePool
 from imaging_core.dicom.pixels import decode, render
 from imaging_core.dicom.secondary_capture import ImageFields, capture
@@ -78,7 +78,7 @@ def test_an_empty_image_is_no_error() -> None:
 
 
 def score(analyser: Analyser, data: bytes) -> float:
-    found = analyser.one(data, None, prepare_dicom, (), None, Timings())
+    found = analyser.preview_dicom(data, None, Timings())
     return found.findings[0].probability
 
 

@@ -133,7 +133,7 @@ def test_analysis_is_published_and_doing_it_again_changes_nothing(
     assert finding["state"] in ("present", "indeterminate")
     assert 0 < finding["probability"] < 1
     assert answer["not_analysed"] == []
-    assert {"read", "header", "decode", "gate", "model", "publish", "total"} <= set(answer["timings_ms"])
+    assert {"read", "decode", "gate", "model", "publish", "total"} <= set(answer["timings_ms"])
     report_id = resource_id(study.uid, report_role("chest-opacity"))
     assert f"DiagnosticReport/{report_id}" in answer["resources"]
     report = fhir_client.read("DiagnosticReport", report_id)
@@ -141,9 +141,8 @@ def test_analysis_is_published_and_doing_it_again_changes_nothing(
     assert report["status"] == "preliminary"
 
     folder = f"{study.uid}/chest-opacity/0"
-    assert answer["artifacts"] == {
-        name: f"results/{folder}/{name}" for name in ("result.json", "heatmap.png", "heatmap.npy")
-    }
+    for name in ("result.json", "heatmap.png", "heatmap.npy"):
+        assert answer["artifacts"][name] == f"results/{folder}/{name}"
     result = json.loads(blob_store.get("results", f"{folder}/result.json"))
     assert result["key_image"] == sop_uid
     assert result["per_image"] == [{"sop_uid": sop_uid, "finding": CODE, "probability": finding["probability"]}]
@@ -343,7 +342,7 @@ def test_not_ready_while_models_load(settings: Settings, monkeypatch: pytest.Mon
     assert anonymous.get("/healthz").status_code == 200
     problem(anonymous.get("/readyz"), 503, "service-unavailable")
     go.set()
-    parts.analyser(60)
+    parts.analyser(wait_s=60)
     assert anonymous.get("/readyz").status_code == 200
 
 
