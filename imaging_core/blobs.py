@@ -34,12 +34,31 @@ _CONNECTIONS = 48  # the SDK keeps 10 by itself, and opens the others anew for e
 
 
 def storage_transport(settings: Settings) -> RequestsTransport:
-    """Return the SDK's transport with a kept connection for each thread that may call, and bounded waits."""
+    """Return the SDK's transport with a kept connection for each thread that may call, and bounded waits.
+
+    What the environment says of proxies and authorities is read here, once: read for each request, as the SDK does by
+    itself, it costs as much as sending a small blob (a look for ``.netrc`` is part of it).
+    """
     session = requests.Session()
     adapter = requests.adapters.HTTPAdapter(pool_connections=2, pool_maxsize=_CONNECTIONS, max_retries=0)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
-    return RequestsTransport(session=session, connection_timeout=5, read_timeout=settings.storage_timeout_s)
+    found = session.merge_environment_settings(_account_url(settings), {}, None, None, None)
+    session.trust_env = False
+    session.proxies.update(found["proxies"] or {})
+    return RequestsTransport(
+        session=session,
+        use_env_settings=False,
+        connection_timeout=5,
+        read_timeout=settings.storage_timeout_s,
+        connection_verify=found["verify"],
+    )
+
+
+def _account_url(settings: Settings) -> str:
+    fields = settings.storage_connection_string.get_secret_value().split(";")
+    endpoint = next((field.partition("=")[2] for field in fields if field.startswith("BlobEndpoint=")), "")
+    return endpoint or settings.storage_account_url or "https://blob.core.windows.net"
 
 
 class BlobMissing(Permanent):

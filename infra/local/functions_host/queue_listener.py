@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -27,6 +28,8 @@ __all__ = ["QueueListener"]
 _log = get_logger("functions_host")
 
 _MIN_INTERVAL = 0.1
+# a poison queue gets its messages from this host, which knows when it has put one there
+_POISON_INTERVAL = 5.0
 # how long a message in work stays invisible; renewed while the function runs, so this is the wait after a killed host
 _LEASE_SECONDS = 30
 _RENEW_SECONDS = 10.0
@@ -41,6 +44,8 @@ class QueueListener:
         Its trigger names ``queueName`` and ``connection``.
     on_done : Callable[[], None]
         Called after each invocation.
+    on_poison : Callable[[], None]
+        Called after a message was put on the poison queue.
     """
 
     def __init__(
@@ -51,7 +56,9 @@ class QueueListener:
         outputs: OutputWriter,
         options: QueueOptions,
         on_done: Callable[[], None],
+        on_poison: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_poison = on_poison
         self._function = function
         self._worker = worker
         self._connections = connections
@@ -61,12 +68,15 @@ class QueueListener:
         connection, name = function.trigger.options["connection"], function.trigger.options["queueName"]
         self._queue = connections.queue(connection, name)
         self._poison = connections.queue(connection, f"{name}-poison")
+        self._is_poison = name.endswith("-poison")
+        self._most = _POISON_INTERVAL if self._is_poison else options.max_polling_interval
         self._wake = asyncio.Event()
         self._in_work: set[asyncio.Task[None]] = set()
 
-    def wake(self) -> None:
-        """Poll at once: something may have been put on the queue."""
-        self._wake.set()
+    def wake(self, *, poisoned: bool = False) -> None:
+        """Poll soon: something may have been put on the queue; `poisoned`: on a poison queue."""
+        if poisoned or not self._is_poison:
+            self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll until `stop`, then finish the messages in work."""
@@ -76,6 +86,7 @@ class QueueListener:
                 await any_event(stop, timeout=None, tasks=self._in_work)
                 continue
             self._wake.clear()
+            polled = time.monotonic()
             messages = await self._receive()
             if messages:
                 interval = _MIN_INTERVAL
@@ -83,7 +94,12 @@ class QueueListener:
                     self._start(message)
                 continue
             await any_event(stop, self._wake, timeout=interval)
-            interval = _MIN_INTERVAL if self._wake.is_set() else min(interval * 2, self._options.max_polling_interval)
+            if self._wake.is_set():
+                # a hundred requests a second would poll every queue a hundred times
+                await any_event(stop, timeout=max(0.0, polled + _MIN_INTERVAL - time.monotonic()))
+                interval = _MIN_INTERVAL
+            else:
+                interval = min(interval * 2, self._most)
         if self._in_work:
             await asyncio.wait(self._in_work)
 
@@ -161,6 +177,7 @@ class QueueListener:
     async def _to_poison(self, message: QueueMessage) -> None:
         await self._connections.call(partial(send_creating, self._poison, str(message.content)))
         await self._update(lambda: self._queue.delete_message(message.id, message.pop_receipt))
+        self._on_poison()
         _log.error("message moved to the poison queue", queue=self._poison.queue_name, tries=message.dequeue_count)
 
     async def _update(self, call: Callable[[], object]) -> None:
