@@ -27,6 +27,7 @@ Act = Literal[
     "ai-run",
     "batch-run",
     "hold-resolved",
+    "model-activated",
     "access-refused",
 ]
 
@@ -77,6 +78,7 @@ ACTS: dict[Act, ActPattern] = {
     "ai-run": ActPattern("Create", "create", "C", "Study analysed by a model"),
     "batch-run": ActPattern("", "batch", "E", "Batch re-analysis run"),
     "hold-resolved": ActPattern("Update", "update", "U", "Hold of an unidentified study resolved"),
+    "model-activated": ActPattern("Update", "update", "U", "AI model activated, exchanged or switched off"),
     "access-refused": ActPattern("", "read", "R", "Access refused", "IRCP"),
 }
 

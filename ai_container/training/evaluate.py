@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ai_container.training.folds import FOLDS, load_network, network_path
-from ai_container.training.network import GRID
-from ai_container.training.radiographs import Radiograph, box_mask, read_grid
-from ai_container.training.statistics import (
+from ai_container.statistics import (
     auc,
     auc_within_folds,
     bootstrap,
@@ -28,6 +25,9 @@ from ai_container.training.statistics import (
     points_into_box,
     sigmoid,
 )
+from ai_container.training.folds import FOLDS, load_network, network_path
+from ai_container.training.network import GRID
+from ai_container.training.radiographs import Radiograph, box_mask, read_grid
 
 __all__ = ["ERROR_PROMISED", "HeldOut", "border_only", "copies", "evaluate", "evaluated", "held_out_scores"]
 

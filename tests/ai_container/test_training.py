@@ -9,7 +9,7 @@ import pytest
 
 from ai_container.training.radiographs import Radiograph, box_mask, fold_of_patients, read_radiographs
 from ai_container.training.samples import group_of
-from ai_container.training.statistics import (
+from ai_container.statistics import (
     auc,
     auc_within_folds,
     bootstrap,
