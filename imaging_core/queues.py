@@ -19,11 +19,12 @@ from imaging_core.errors import Retryable
 from imaging_core.settings import Settings
 from imaging_core.telemetry import traceparent
 
-__all__ = ["ANALYSES", "QUEUES", "STUDIES", "Queues"]
+__all__ = ["ANALYSES", "ARCHIVES", "QUEUES", "STUDIES", "Queues"]
 
 STUDIES = "studies"
 ANALYSES = "analyses"
-QUEUES = (STUDIES, ANALYSES, "studies-poison", "analyses-poison")
+ARCHIVES = "archives"
+QUEUES = (STUDIES, ANALYSES, ARCHIVES, "studies-poison", "analyses-poison", "archives-poison")
 
 _PAUSE_S = 1
 _MARGIN_S = 0.05

@@ -143,6 +143,10 @@ class Settings(BaseSettings):
         64 * MIB, gt=0, description="Bytes of instances that drop and listener each hold at once; a larger one is alone"
     )
 
+    archive_syntax: Literal["jpeg-ls", "htj2k", "none"] = Field(
+        "jpeg-ls", description="Lossless copy that is kept beside each original, where it is smaller"
+    )
+
     # archives that are dropped
     max_archive_entries: int = Field(10_000, gt=0, description="Entries of a dropped zip archive")
     max_archive_bytes: int = Field(8192 * MIB, gt=0, description="Bytes of a dropped zip archive after inflating")

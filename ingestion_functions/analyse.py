@@ -14,7 +14,7 @@ from imaging_core.database import unit_of_work
 from imaging_core.errors import ImagingError, Permanent, Retryable
 from imaging_core.ledger import study as ledger
 from imaging_core.ledger.study import StudyRow
-from imaging_core.queues import ANALYSES, STUDIES
+from imaging_core.queues import ANALYSES, ARCHIVES, STUDIES
 from ingestion_functions import audit, own_objects
 from ingestion_functions.services import Services, ai_headers
 from ingestion_functions.settling import analysis_waits
@@ -23,6 +23,7 @@ from ingestion_functions.steps import failed, hint
 __all__ = ["analyse"]
 
 _NO_MODEL = "no-model"
+_ARCHIVE_AFTER_S = 10.0  # what else is on its way goes first
 log = telemetry.get_logger(__name__)
 
 
@@ -50,6 +51,8 @@ def analyse(parts: Services, study_uid: str) -> None:
         more = ledger.unregistered_count(connection, study_uid) > 0
     if more:
         hint(parts, STUDIES, study_uid)
+    if parts.settings.archive_syntax != "none":
+        hint(parts, ARCHIVES, study_uid, delay_s=_ARCHIVE_AFTER_S)
 
 
 def _analyse(parts: Services, connection: psycopg.Connection[Any], row: StudyRow) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imaging_core.database import open_pool, unit_of_work
+from imaging_core.ledger import rendition
 from imaging_core.ledger import study as ledger
 from imaging_core.ledger.counts import counts
 from imaging_core.queues import STUDIES, Queues
@@ -38,9 +39,12 @@ def check() -> None:
             WHERE i.outcome = 'accepted' AND NOT EXISTS (SELECT 1 FROM ledger.instance n WHERE n.sop_uid = i.sop_uid)
             """
         ).fetchone()
+        renditions = rendition.saved(connection)
     table = Table("what", "number", show_header=False)
     for name, number in found.items():
         table.add_row(name, str(number))
+    table.add_row("renditions", f"{renditions.stored} ({renditions.waiting} waiting, {renditions.failed} failed)")
+    table.add_row("bytes saved by renditions", f"{renditions.saved_bytes:,} of {renditions.original_bytes:,}")
     Console().print(table)
     total = sum(found[name] for name in _OUTCOMES)
     faults = []

@@ -5,7 +5,19 @@ from __future__ import annotations
 import azure.functions as func
 from azure.functions.warmup import WarmUpContext
 
-from ingestion_functions import analyse, drop, health, image_upload, progress, register, steps, stow, sweep, uploads
+from ingestion_functions import (
+    analyse,
+    archive,
+    drop,
+    health,
+    image_upload,
+    progress,
+    register,
+    steps,
+    stow,
+    sweep,
+    uploads,
+)
 from ingestion_functions.http_api import answer
 
 app = func.FunctionApp(
@@ -90,6 +102,20 @@ def register_study(msg: func.QueueMessage) -> None:
 def analyse_study(msg: func.QueueMessage) -> None:
     """A study should be analysed."""
     steps.run(msg, analyse.analyse)
+
+
+@app.function_name("archive")
+@app.queue_trigger(arg_name="msg", queue_name="archives", connection="AzureWebJobsStorage")
+def archive_study(msg: func.QueueMessage) -> None:
+    """A study's images may be compressed."""
+    steps.run(msg, archive.archive)
+
+
+@app.function_name("archive_poison")
+@app.queue_trigger(arg_name="msg", queue_name="archives-poison", connection="AzureWebJobsStorage")
+def archive_poison(msg: func.QueueMessage) -> None:
+    """Compressing failed five times."""
+    archive.give_up(msg)
 
 
 @app.function_name("register_poison")

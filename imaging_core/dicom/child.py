@@ -35,9 +35,11 @@ _PRELOAD = ["imaging_core.dicom.header", "imaging_core.dicom.pixels", "pydicom.p
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def _limit_memory(extra: int) -> None:
+def _begin(extra: int, nice: int) -> None:
     """Let this child grow by `extra` bytes of address space beyond its code (Linux; elsewhere not bounded)."""
     os.environ.update(_ONE_THREAD)
+    if nice:
+        os.nice(nice)
     try:
         with open("/proc/self/statm") as file:
             own = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -60,6 +62,8 @@ class DecodePool:
         What one call may take.
     limits : HeaderLimits
         Bounds that `header` checks.
+    nice : int
+        By how much the children stand back for other processes (nice(2)).
     """
 
     def __init__(
@@ -68,11 +72,13 @@ class DecodePool:
         memory_bytes: int = 1536 * 1024 * 1024,
         seconds: float = 30.0,
         limits: HeaderLimits | None = None,
+        nice: int = 0,
     ) -> None:
         self._workers = workers
         self._seconds = seconds
         self._limits = limits or HeaderLimits()
         self._memory = memory_bytes
+        self._nice = nice
         self._lock = threading.Lock()
         self._closed = False
         self._pool = self._open()
@@ -81,11 +87,11 @@ class DecodePool:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOAD)
         return ProcessPool(
-            max_workers=self._workers, initializer=_limit_memory, initargs=(self._memory,), context=context
+            max_workers=self._workers, initializer=_begin, initargs=(self._memory, self._nice), context=context
         )
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> DecodePool:
+    def from_settings(cls, settings: Settings, *, nice: int = 0) -> DecodePool:
         """Open a pool with the limits of the settings."""
         return cls(
             settings.decode_workers,
@@ -94,6 +100,7 @@ class DecodePool:
             HeaderLimits(
                 settings.max_elements, settings.max_nesting, settings.max_inflated_bytes, settings.max_samples
             ),
+            nice,
         )
 
     def run(self, function: Callable[..., T], *arguments: object) -> T:

@@ -58,6 +58,8 @@ def test_http_triggers(triggers: dict[str, dict[str, Any]], name: str, route: st
     [
         ("register", "studies"),
         ("analyse", "analyses"),
+        ("archive", "archives"),
+        ("archive_poison", "archives-poison"),
         ("register_poison", "studies-poison"),
         ("analyse_poison", "analyses-poison"),
     ],
@@ -72,7 +74,7 @@ def test_blob_and_timer_triggers(triggers: dict[str, dict[str, Any]]) -> None:
     assert str(triggers["drop"]["source"]) == "EventGrid"  # the polling trigger skips files
     assert (triggers["sweep"]["type"], triggers["sweep"]["schedule"]) == ("timerTrigger", "*/30 * * * * *")
     assert triggers["warm_up"]["type"] == "warmupTrigger"
-    assert len(triggers) == 15
+    assert len(triggers) == 17
 
 
 def test_host_json_retries_queues() -> None:
