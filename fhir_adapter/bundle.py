@@ -16,7 +16,7 @@ import fhirkit
 from fhir_adapter.client import Resource, etag
 from fhir_adapter.errors import FhirPermanent
 
-__all__ = ["check", "first", "put_entry", "reference", "same"]
+__all__ = ["check", "first", "put_entry", "reference", "same", "written_version"]
 
 _SERVER_META = ("versionId", "lastUpdated")
 _TOLERANCE = 5e-4
@@ -38,6 +38,12 @@ def put_entry(resource: Resource, stored: Resource | None) -> Resource:
     if stored is not None and (tag := etag(stored)):
         request["ifMatch"] = tag
     return {"resource": resource, "request": request}
+
+
+def written_version(answer: Resource) -> str:
+    """Return the version that an entry of a transaction's answer tells: by its ETag, else by the resource itself."""
+    tag = str((answer.get("response") or {}).get("etag") or "").removeprefix("W/").strip('"')
+    return tag or str(((answer.get("resource") or {}).get("meta") or {}).get("versionId") or "")
 
 
 def same(new: Resource, stored: Resource | None, ignoring: Iterable[str] = ()) -> bool:

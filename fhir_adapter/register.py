@@ -16,7 +16,7 @@ from urllib.parse import quote
 from fhir_adapter import endpoint as endpoint_resource
 from fhir_adapter import imaging_study
 from fhir_adapter.assigner import Policy, admission_system
-from fhir_adapter.bundle import check, put_entry, reference, same
+from fhir_adapter.bundle import check, put_entry, reference, same, written_version
 from fhir_adapter.client import FhirClient, Resource
 from fhir_adapter.dicom_json import Header, text
 from fhir_adapter.errors import FhirPermanent, FhirRetryable, PreconditionFailed
@@ -205,7 +205,7 @@ def _write(
         check(resource for resource, _ in wanted)
         answers = client.transaction([put_entry(resource, stored) for resource, stored in wanted])
         if wanted[-1][0] is study:
-            version = _version(answers[-1]) or version
+            version = written_version(answers[-1]) or version
     return Registered(
         imaging_study_id=study["id"],
         subject=study["subject"]["reference"],
@@ -309,9 +309,3 @@ def _other_subject(client: FhirClient, stored: Resource | None, match: PatientMa
     if before is not None and f"Patient/{survivor(client, before)['id']}" == match.subject:
         return None
     return "patient-conflict"
-
-
-def _version(answer: Resource) -> str:
-    response = answer.get("response") or {}
-    tag = str(response.get("etag") or "").removeprefix("W/").strip('"')
-    return tag or str(((answer.get("resource") or {}).get("meta") or {}).get("versionId") or "")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fhir_adapter import observation, report_document
-from fhir_adapter.bundle import check, first, put_entry, reference, same
+from fhir_adapter.bundle import check, first, put_entry, reference, same, written_version
 from fhir_adapter.client import FhirClient, Resource
 from fhir_adapter.diagnostic_report import OPEN_STATUSES, REPORT_SYSTEM, is_open, narrative, with_document
 from fhir_adapter.dicom_time import now_instant
@@ -306,7 +306,9 @@ def _finish(
             raise PreconditionFailed("somebody else has acted on this version of the report") from None
         stored = client.read("DiagnosticReport", report["id"]) or report
         return Signed(stored, str(stored["meta"]["versionId"]), reference(act))
-    tag = str((answers[0].get("response") or {}).get("etag") or "").removeprefix("W/").strip('"')
+    tag = written_version(answers[0]) or str(
+        (client.read("DiagnosticReport", report["id"]) or report)["meta"]["versionId"]
+    )
     return Signed(report, tag, reference(act))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Issue", "errors", "install", "unpack_us_core", "validate"]
+__all__ = ["Issue", "environment", "errors", "install", "program", "unpack_us_core", "validate"]
 
 FOLDER = Path(__file__).parent / "validators"
 
@@ -32,8 +32,8 @@ class Issue:
 def install() -> None:
     """Install the validators by their lock file, where they are not yet there."""
     if not (FOLDER / "node_modules" / "@medplum" / "core").is_dir():
-        command = [_program("npm"), "ci", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run(command, cwd=FOLDER, check=True, timeout=300, env=_environment())
+        command = [program("npm"), "ci", "--no-audit", "--no-fund", "--loglevel=error"]
+        subprocess.run(command, cwd=FOLDER, check=True, timeout=300, env=environment())
 
 
 def unpack_us_core(archive: Path, folder: Path) -> Path:
@@ -46,8 +46,8 @@ def unpack_us_core(archive: Path, folder: Path) -> Path:
 def validate(resources: Iterable[Mapping[str, Any]], us_core: Path | None = None) -> list[Issue]:
     """Return all that the validators say, of whatever severity."""
     lines = "\n".join(json.dumps(resource) for resource in resources)
-    command = [_program("node"), str(FOLDER / "validate.mjs"), *([str(us_core)] if us_core else [])]
-    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=180, env=_environment())
+    command = [program("node"), str(FOLDER / "validate.mjs"), *([str(us_core)] if us_core else [])]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=180, env=environment())
     assert done.returncode == 0, done.stderr[-2000:]
     return [Issue(**issue) for issue in json.loads(done.stdout)]
 
@@ -57,12 +57,14 @@ def errors(issues: Iterable[Issue]) -> list[Issue]:
     return [issue for issue in issues if issue.severity in ("error", "fatal")]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the environment in which Node is found."""
     # Node from the machine, else the one that the virtual environment brings
     return {**os.environ, "PATH": os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])}
 
 
-def _program(name: str) -> str:
-    found = shutil.which(name, path=_environment()["PATH"])
+def program(name: str) -> str:
+    """Return where a program of Node is."""
+    found = shutil.which(name, path=environment()["PATH"])
     assert found, f"{name} is not installed"
     return found

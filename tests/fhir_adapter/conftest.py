@@ -1,75 +1,35 @@
-"""A real FHIR server of this folder's own, empty at the start, and what the tests build on."""
+"""Real FHIR servers of this folder's own, empty at the start, and what the tests build on."""
 
 from __future__ import annotations
 
 import secrets
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from fhir_adapter.client import FhirClient
 from fhir_adapter.token_source import StaticToken
 from imaging_core.sites import Site
-from tests import fhir_validation
+from tests import fhir_servers, fhir_validation
 
 Resource = dict[str, Any]
 PHI = "Quibblethwaite"
 """A family name that must turn up nowhere but in FHIR bodies."""
 
 
-@pytest.fixture(scope="session")
-def fhir_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Start sekmet-fhir behind a bearer token; give its base URL and the token."""
+@pytest.fixture(scope="session", params=["sekmet", "medplum"])
+def fhir_service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Start a FHIR R4 server behind a bearer token; give its base URL and the token.
+
+    Two servers of different authors, so that nothing is tuned to one: sekmet-fhir, and @medplum/fhir-router in memory.
+    """
     folder = tmp_path_factory.mktemp("fhir")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     token = secrets.token_urlsafe(24)
-    base = f"http://127.0.0.1:{port}/fhir"
-    config = folder / "settings.yaml"
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "base_url": base,
-                "host": "127.0.0.1",
-                "port": port,
-                "data_dir": str(folder / "data"),
-                "log_inbound": False,
-                "simulator": {"enabled": False},
-                "server_auth": {"types": ["bearer"], "tokens": [token]},
-            }
-        )
-    )
-    log = (folder / "log").open("wb")
-    program = Path(sys.executable).with_name("sekmet")
-    process = subprocess.Popen([str(program), "serve", "-c", str(config)], stdout=log, stderr=log)
-    try:
-        _wait_until_up(base, token, process)
+    start = {"sekmet": fhir_servers.sekmet, "medplum": fhir_servers.medplum}[request.param]
+    with start(folder, token) as base:
         yield base, token
-    finally:
-        process.terminate()
-        process.wait(10)
-        log.close()
-
-
-def _wait_until_up(base: str, token: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the FHIR server ended"
-        try:
-            if httpx.get(f"{base}/metadata", headers={"Authorization": f"Bearer {token}"}).is_success:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.1)
-    raise AssertionError("the FHIR server did not come up")
 
 
 class Wire(httpx.HTTPTransport):
