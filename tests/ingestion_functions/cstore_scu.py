@@ -92,11 +92,13 @@ class Scu:
         association.dimse.send_msg(request, context.context_id)
         _, answer = association.dimse.get_msg(block=True)
         association._reactor_checkpoint.set()
+        if answer is None:
+            association.abort()
+            raise ConnectionError("no answer: the association was ended")
         made = Dataset()
-        if answer is not None and answer.Status is not None:
-            made.Status = answer.Status
-            if answer.ErrorComment:
-                made.ErrorComment = answer.ErrorComment
+        made.Status = answer.Status
+        if answer.ErrorComment:
+            made.ErrorComment = answer.ErrorComment
         return made
 
 

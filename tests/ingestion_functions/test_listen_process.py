@@ -115,10 +115,11 @@ def send_until_it_ends(scu: Scu, files: Sequence[tuple[str, bytes]], succeeded: 
     """Send one after the other, noting what was answered with success."""
     with scu.association(files[0][1]) as association:
         for uid, file in files:
-            if not association.is_established:
+            try:
+                answer = Scu.store(association, file)
+            except ConnectionError:
                 return
-            answer = Scu.store(association, file)
-            if answer.get("Status") == 0x0000:
+            if answer.Status == 0x0000:
                 succeeded.append(uid)
 
 
