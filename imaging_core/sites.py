@@ -115,6 +115,10 @@ class Sites:
         """Return the site of a calling AE title; None where it is not known."""
         return self._by_ae_title.get(title, self._only)
 
+    def default_name(self) -> str:
+        """Return the name of the only site; empty where there are several."""
+        return next(iter(self._by_name)) if len(self._by_name) == 1 else ""
+
     def named(self, name: str) -> Site:
         """Return the site of a name that the ledger holds.
 

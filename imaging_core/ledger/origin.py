@@ -42,7 +42,7 @@ def delivery_of(metadata: Mapping[str, str], *, blob: str, size: int) -> Deliver
     blob : str
         ``container/name``.
     """
-    known = {name.lower(): unquote(value) for name, value in metadata.items()}
+    known = {name.lower(): unquote(value or "") for name, value in metadata.items()}
     try:
         intake_id = uuid.UUID(known.get("intakeid", ""))
         upload_id = uuid.UUID(known["uploadid"]) if known.get("uploadid") else None
