@@ -1,12 +1,16 @@
-"""From a study's analysis to the FHIR service, by `fhir_adapter.results`."""
+"""From a study's analysis to the FHIR service, by `fhir_adapter.results`, and to DICOM objects of the study."""
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from pydicom import Dataset, dcmread
+
 from ai_container.bundle import Bundle, Output
-from ai_container.result_files import Files, key_picture, result_files, store
+from ai_container.dicom_results import SourceImage, capture, structured_report
+from ai_container.result_files import CONTAINER, Files, key_picture, result_files, store
 from ai_container.study_analysis import StudyAnalysis, StudyFinding
 from fhir_adapter.client import FhirClient
 from fhir_adapter.identity import IMAGING_STUDY, resource_id
@@ -20,7 +24,7 @@ from fhir_adapter.results import (
     Published,
     publish,
 )
-from imaging_core.blobs import BlobStore
+from imaging_core.blobs import BlobMissing, BlobStore
 from imaging_core.errors import Retryable
 from imaging_core.settings import Settings
 
@@ -28,6 +32,7 @@ __all__ = ["analysis_result", "now", "publish_analysis", "registered_modalities"
 
 _NO_MODEL = ModelInfo("none", "0", title_en="No model", title_fr="Aucun modèle")
 _NO_TASK = "none"
+_SR, _SC = "sr.dcm", "sc.dcm"
 
 
 def now() -> str:
@@ -141,4 +146,46 @@ def publish_analysis(
     files = written.get(published.revision) or result_files(
         analysis, published.revision, created, settings.site_language
     )
-    return published, files.artifacts(result.revision_path(published.revision))
+    folder = result.revision_path(published.revision)
+    artifacts = files.artifacts(folder)
+    # after the report, which nobody shall wait for: a run that died in between finds that they are missing
+    if published.skipped_reason is None:
+        artifacts.update(_dicom_files(blobs, result, published, analysis))
+    return published, artifacts
+
+
+def _dicom_files(
+    blobs: BlobStore, result: AnalysisResult, published: Published, analysis: StudyAnalysis
+) -> dict[str, str]:
+    """Store the SR and the capture that say what the report says, where they are not stored yet (R8)."""
+    images = [
+        SourceImage(image.sop_uid, image.series_uid, image.sop_class_uid, image.header)
+        for image in analysis.images
+        if not image.reason
+    ]
+    if not result.assessed or not images or published.report is None:
+        return {}
+    revision = published.revision
+    names = {name: f"{result.revision_path(revision)}/{name}" for name in (_SC, _SR)}
+    if not result.key_image_picture:
+        del names[_SC]
+    held = _stored_object(blobs, names[_SR])
+    if held is None or held.SOPInstanceUID != result.object_uid("sr", revision):
+        key = next((image for image in images if image.sop_uid == result.key_image), images[0])
+        if _SC in names:
+            _keep(blobs, names[_SC], capture(result, published.report, revision, key))
+        # last: where the SR is, the capture that it refers to is there too
+        _keep(blobs, names[_SR], structured_report(result, published.report, revision, images, held))
+    return {name: f"{CONTAINER}/{path}" for name, path in names.items()}
+
+
+def _stored_object(blobs: BlobStore, name: str) -> Dataset | None:
+    try:
+        data = blobs.get(CONTAINER, name)
+    except BlobMissing:
+        return None
+    return dcmread(io.BytesIO(data))
+
+
+def _keep(blobs: BlobStore, name: str, data: bytes) -> None:
+    blobs.put(CONTAINER, name, data, content_type="application/dicom")
