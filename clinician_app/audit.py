@@ -5,21 +5,19 @@ The events wait in ``ledger.audit_outbox``, from where the worker delivers them 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import psycopg
 from flask import request
 from psycopg.types.json import Jsonb
 
-from fhir_adapter.audit_event import Agent, build
+from fhir_adapter.audit_event import Act, Agent, build
 from imaging_core.database import Pool, unit_of_work
 from imaging_core.errors import Retryable
 from imaging_core.telemetry import trace_id
 from smart_launch import LaunchSession
 
-__all__ = ["Act", "AuditTrail"]
-
-Act = Literal["patient-searched", "report-read", "image-viewed"]
+__all__ = ["AuditTrail"]
 
 
 class AuditTrail:
@@ -37,8 +35,8 @@ class AuditTrail:
         self._pool = pool
         self._observer = observer
 
-    def record(self, act: Act, launch: LaunchSession, subject: str, what: str = "") -> None:
-        """Queue one act.
+    def event(self, act: Act, launch: LaunchSession, subject: str, what: str = "") -> dict[str, Any]:
+        """Return the AuditEvent of an act of this request.
 
         Parameters
         ----------
@@ -49,14 +47,9 @@ class AuditTrail:
         subject : str
             Id of the Patient where the results are.
         what : str
-            What was looked at: a reference (``DiagnosticReport/...``) or ``urn:oid:`` of an instance; the timeline: ''.
-
-        Raises
-        ------
-        Retryable
-            ``audit-unavailable``: the act must not be answered.
+            What it was done to: ``DiagnosticReport/...``, or ``urn:oid:`` of an instance; '' for the timeline.
         """
-        event = build(
+        return build(
             act,
             client=Agent(launch.ehr.client_id, launch.iss, launch.ehr.name, request.remote_addr or ""),
             server=Agent("clinician_app", display=self._observer),
@@ -66,7 +59,18 @@ class AuditTrail:
             what=what or None,
             query=f"patient={subject}" if act == "patient-searched" else None,
             trace_id=trace_id(),
+            outcome="minor-failure" if act == "access-refused" else "success",
         )
+
+    def record(self, act: Act, launch: LaunchSession, subject: str, what: str = "") -> None:
+        """Queue one act; parameters as for `event`.
+
+        Raises
+        ------
+        Retryable
+            ``audit-unavailable``: the act must not be answered.
+        """
+        event = self.event(act, launch, subject, what)
         try:
             with unit_of_work(self._pool) as connection:
                 connection.execute("INSERT INTO ledger.audit_outbox (event) VALUES (%s)", (Jsonb(event),))

@@ -10,10 +10,11 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from clinician_app.patient_match import NoMatch, SeveralMatches
 from clinician_app.translation import current_language, gettext
+from clinician_app.wording import no_right
 from imaging_core.errors import ImagingError, Retryable, code
 from imaging_core.telemetry import get_logger, trace_id
 
-__all__ = ["ContextMismatch", "init_refusals"]
+__all__ = ["ContextMismatch", "NotASigner", "init_refusals"]
 
 _log = get_logger("clinician_app")
 _DATA = {
@@ -30,6 +31,20 @@ class ContextMismatch(Exception):
     """The EHR named an examination that is not the launched patient's (S54)."""
 
 
+class NotASigner(Exception):
+    """The launch's user may not sign; it was put on record.
+
+    Parameters
+    ----------
+    why_not : str
+        As of `clinician_app.signing_right.SigningRight`.
+    """
+
+    def __init__(self, why_not: str) -> None:
+        super().__init__(why_not)
+        self.why_not = why_not
+
+
 def init_refusals(app: Flask) -> None:
     """Register the handlers."""
     app.register_error_handler(ImagingError, _imaging_error)
@@ -37,6 +52,7 @@ def init_refusals(app: Flask) -> None:
     app.register_error_handler(NoMatch, _no_match)
     app.register_error_handler(SeveralMatches, _several_matches)
     app.register_error_handler(ContextMismatch, _context_mismatch)
+    app.register_error_handler(NotASigner, _not_a_signer)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -101,6 +117,10 @@ def _context_mismatch(_: ContextMismatch) -> Response:
     )
 
 
+def _not_a_signer(error: NotASigner) -> Response:
+    return _answer(403, "not-a-signer", gettext("You can't sign reports here."), no_right(error.why_not))
+
+
 def _unexpected(error: Exception) -> Response:
     # the place, not the message: a database's or a parser's message may quote what a log must not hold
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -119,7 +139,7 @@ def _answer(status: int, problem: str, heading: str, detail: str) -> Response:
         response.status_code = status
         return response
     launch_id = (request.view_args or {}).get("launch_id", "")
-    inside = bool(launch_id) and status not in (401, 403)
+    inside = bool(launch_id) and (status not in (401, 403) or problem == "not-a-signer")
     back = url_for("pages.timeline_page", launch_id=launch_id) if inside else ""
     page = render_template("message.html", heading=heading, detail=detail, reference=reference, back_url=back)
     return make_response(page, status)

@@ -22,6 +22,7 @@ from clinician_app.fhir_values import (
     text,
 )
 from fhir_adapter.diagnostic_report import REPORT_SYSTEM
+from fhir_adapter.severity import SEVERITIES, SEVERITY
 from fhir_adapter.terminology import AIAST, BAND_HIGH, BAND_LOW, FINDING_STATES, PROBABILITY, SCT, THRESHOLD
 from imaging_core.dicom.header import valid_uid
 
@@ -74,6 +75,8 @@ class Finding:
         Why there is no value, in the server's words.
     body_site, method, device, note : str
         '' where absent.
+    severity : str
+        What a person said of one that is present; '' otherwise.
     """
 
     id: str
@@ -88,6 +91,16 @@ class Finding:
     method: str = ""
     device: str = ""
     note: str = ""
+    severity: str = ""
+
+    @property
+    def model_state(self) -> FindingState | None:
+        """What the model's own numbers say, whatever a person made of it; None where it gave none."""
+        if self.probability is None or self.threshold is None:
+            return None
+        if self.band and self.band[0] <= self.probability <= self.band[1]:
+            return "indeterminate"
+        return "present" if self.probability >= self.threshold else "absent"
 
 
 @dataclass(frozen=True)
@@ -200,7 +213,16 @@ def read_finding(resource: Resource) -> Finding:
         method=concept_text(resource.get("method")),
         device=text(device.get("display"), 200) if isinstance(device, dict) else "",
         note="\n".join(filter(None, (text(item.get("text")) for item in objects(resource.get("note"))))),
+        severity=_severity(resource),
     )
+
+
+def _severity(resource: Resource) -> str:
+    for component in objects(resource.get("component")):
+        if (SEVERITY.system, SEVERITY.code) in codes(component.get("code")):
+            stated = codes(component.get("valueCodeableConcept"))
+            return next((name for name, code in SEVERITIES.items() if (code.system, code.code) in stated), "")
+    return ""
 
 
 def _path(value: str) -> ReportPath | None:

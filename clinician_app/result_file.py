@@ -13,8 +13,9 @@ from clinician_app.fhir_values import Resource, decimal, objects, text
 from clinician_app.report import ReportPath
 from imaging_core.blobs import BlobMissing, BlobStore
 from imaging_core.dicom.header import valid_uid
+from imaging_core.errors import Retryable
 
-__all__ = ["ResultFile", "load_result_file"]
+__all__ = ["ResultFile", "load_report_file", "load_result_file"]
 
 _MOST = 500
 
@@ -68,6 +69,16 @@ def load_result_file(blobs: BlobStore, path: ReportPath) -> ResultFile | None:
     if not isinstance(content, dict) or content.get("study_uid") != path.study_uid:
         return None
     return parse_result_file(content)
+
+
+def load_report_file(blobs: BlobStore, path: ReportPath | None) -> ResultFile | None:
+    """Return a report's result file; None too where the image store is away, for the page stands without it."""
+    if path is None:
+        return None
+    try:
+        return load_result_file(blobs, path)
+    except Retryable:
+        return None
 
 
 def parse_result_file(content: Resource) -> ResultFile:

@@ -11,6 +11,9 @@ from clinician_app.audit import AuditTrail
 from clinician_app.cache import ChartCache
 from clinician_app.images import ImageSource
 from clinician_app.outages import Outages
+from clinician_app.signing import SigningDesk
+from clinician_app.signing_right import SignersRule, SigningRights
+from clinician_app.signoff_journal import SignoffJournal
 from fhir_adapter.client import FhirClient, client_from_settings
 from imaging_core.blobs import BlobStore
 from imaging_core.database import Pool, open_pool
@@ -38,7 +41,11 @@ class Services:
     Parameters
     ----------
     imaging : FhirClient or None
-        The imaging FHIR service read with the app's own identity; None where every EHR holds its own results.
+        The imaging FHIR service with the app's own identity; None where the app has none there.
+    rights : SigningRights
+        Who may sign.
+    desk : SigningDesk or None
+        Where reports are signed; None where the app has no identity at the imaging FHIR service.
     """
 
     settings: Settings
@@ -50,6 +57,8 @@ class Services:
     audit: AuditTrail
     imaging: FhirClient | None
     outages: Outages = field(default_factory=Outages)
+    rights: SigningRights = field(default_factory=lambda: SigningRights({}))
+    desk: SigningDesk | None = None
 
     def imaging_client(self) -> FhirClient:
         """Return the client of the imaging service.
@@ -78,6 +87,7 @@ class Services:
             keys = Keyring.parse(settings.app_keys.get_secret_value())
         except SmartConfigurationError as error:
             raise Permanent("bad-setting", str(error)) from error
+        rules = _signers_rules(registrations)
         imaging = _imaging_client(settings, registrations)
         pool = open_pool(settings)
         blobs = BlobStore.from_settings(settings)
@@ -96,6 +106,8 @@ class Services:
             images=ImageSource(blobs, _decoder(settings)),
             audit=AuditTrail(pool, settings.site_name or "imaging"),
             imaging=imaging,
+            rights=SigningRights(rules),
+            desk=SigningDesk(imaging, blobs, SignoffJournal(pool)) if imaging else None,
         )
 
     def attach(self, app: Flask) -> None:
@@ -116,14 +128,26 @@ def _decoder(settings: Settings) -> DecodePool:
     return decoder
 
 
+def _signers_rules(registrations: list[Registration]) -> dict[str, SignersRule]:
+    rules = {}
+    for item in registrations:
+        try:
+            rules[item.name] = SignersRule.parse(item.signers)
+        except Permanent as error:
+            raise Permanent("bad-setting", f"EHR {item.name}: {error.detail}") from error
+    return rules
+
+
 def _imaging_client(settings: Settings, registrations: list[Registration]) -> FhirClient | None:
-    elsewhere = [item for item in registrations if item.imaging_fhir != "same"]
-    for item in elsewhere:
-        if item.imaging_fhir.rstrip("/") != settings.fhir_base_url:
+    for item in registrations:
+        elsewhere = item.imaging_fhir != "same"
+        if elsewhere and item.imaging_fhir.rstrip("/") != settings.fhir_base_url:
             raise Permanent(
                 "bad-setting",
                 f"EHR {item.name}: imaging_fhir is 'same' or FHIR_BASE_URL; the app has an identity nowhere else",
             )
-        if not item.patient_identifier_systems:
+        if elsewhere and not item.patient_identifier_systems:
             raise Permanent("bad-setting", f"EHR {item.name}: imaging_fhir needs patient_identifier_systems")
-    return client_from_settings(settings) if elsewhere else None
+        if item.signers and not settings.fhir_base_url:
+            raise Permanent("bad-setting", f"EHR {item.name}: signers needs FHIR_BASE_URL, where reports are signed")
+    return client_from_settings(settings) if settings.fhir_base_url else None

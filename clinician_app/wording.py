@@ -9,7 +9,21 @@ from clinician_app.patient import Age
 from clinician_app.translation import current_language, gettext, lazy_gettext, ngettext
 from fhir_adapter.wording import reason_text
 
-__all__ = ["age_words", "elapsed", "identifier_label", "modality", "part_name", "reason", "sex", "state", "status"]
+__all__ = [
+    "age_words",
+    "elapsed",
+    "identifier_label",
+    "modality",
+    "no_right",
+    "part_name",
+    "reason",
+    "rejection",
+    "rejection_words",
+    "severity",
+    "sex",
+    "state",
+    "status",
+]
 
 _SEX = {
     "male": lazy_gettext("Male"),
@@ -48,6 +62,28 @@ _MODALITY = {
     "RF": lazy_gettext("Fluoroscopy"),
     "OT": lazy_gettext("Other"),
 }
+_SEVERITY = {"mild": lazy_gettext("mild"), "moderate": lazy_gettext("moderate"), "severe": lazy_gettext("severe")}
+# The words that go into the record: in the report's language, not the reader's.
+_REJECTION = {
+    "poor-quality": ("Poor image quality", "Qualité d'image insuffisante"),
+    "wrong-examination": (
+        "Wrong examination, or one that the model is not made for",
+        "Examen erroné, ou pour lequel le modèle n'est pas fait",
+    ),
+    "other": ("", ""),
+}
+_REJECTION_LABEL = {
+    "poor-quality": lazy_gettext("Poor image quality"),
+    "wrong-examination": lazy_gettext("Wrong examination, or one that the model is not made for"),
+    "other": lazy_gettext("Another reason"),
+}
+_NO_RIGHT = {
+    "no-rule": lazy_gettext("Reports can't be signed from this EHR."),
+    "no-user": lazy_gettext("Your EHR did not say who you are, so you can't sign here."),
+    "no-role": lazy_gettext("You may read this report. Signing it needs a role that your EHR does not give you."),
+    "not-known": lazy_gettext("Your EHR would not say whether you may sign, so signing is not offered."),
+    "away": lazy_gettext("The record service can't be reached, so signing is not possible at the moment."),
+}
 _PART = {
     "patient": lazy_gettext("the patient's details"),
     "studies": lazy_gettext("imaging studies"),
@@ -83,6 +119,27 @@ def reason(code: str) -> str:
 def modality(code: str) -> str:
     """Return the word for a DICOM modality."""
     return _word(_MODALITY, code)
+
+
+def severity(code: str) -> str:
+    """Return the word for a severity."""
+    return _word(_SEVERITY, code)
+
+
+def rejection(code: str) -> str:
+    """Return what a kind of rejection is called in the form."""
+    return _word(_REJECTION_LABEL, code)
+
+
+def rejection_words(code: str, further: str, language: str) -> str:
+    """Return why a report is rejected, as the record has it in the report's language."""
+    english, french = _REJECTION[code]
+    return ": ".join(filter(None, (french if language == "fr" else english, further)))
+
+
+def no_right(code: str) -> str:
+    """Return why somebody may not sign."""
+    return _word(_NO_RIGHT, code)
 
 
 def part_name(code: str) -> str:

@@ -5,21 +5,17 @@ from __future__ import annotations
 from flask import Blueprint, abort, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from clinician_app import wording
-from clinician_app.chart import FRESH_FOR_PAGES, Chart
-from clinician_app.examination import Examination, assemble
-from clinician_app.language import today
+from clinician_app.chart import FRESH_FOR_PAGES
+from clinician_app.examination import assemble
 from clinician_app.launch_chart import LaunchChart, open_chart
 from clinician_app.launch_target import launch_target
-from clinician_app.probability_scale import draw
 from clinician_app.report import Report
-from clinician_app.result_file import ResultFile, load_result_file
+from clinician_app.result_file import load_report_file
 from clinician_app.services import Services, current_services
-from clinician_app.study import Instance, Study
-from clinician_app.study_progress import StudyProgress
+from clinician_app.signing_panel import signing_panel
+from clinician_app.study import Study
 from clinician_app.timeline import Entry
-from clinician_app.translation import gettext
-from imaging_core.errors import Retryable
+from clinician_app.views.page_values import page_values
 from smart_launch import LaunchSession
 
 __all__ = ["pages"]
@@ -27,7 +23,6 @@ __all__ = ["pages"]
 pages = Blueprint("pages", __name__, url_prefix="/l/<launch_id>")
 
 _PRIORS = 8
-_THUMBNAIL = 144
 
 
 @pages.get("/")
@@ -85,7 +80,7 @@ def report_page(launch_id: str, report_id: str) -> ResponseReturnValue:
 
 def _timeline(services: Services, launch: LaunchSession, opened: LaunchChart) -> str:
     services.audit.record("patient-searched", launch, opened.subject)
-    return render_template("timeline.html", entries=opened.entries(services), **_common(services, launch, opened))
+    return render_template("timeline.html", entries=opened.entries(services), **page_values(services, launch, opened))
 
 
 def _examination(
@@ -96,127 +91,12 @@ def _examination(
     entry: Entry,
     report: Report | None,
 ) -> str:
-    result = _result(services, opened, report)
+    result = load_report_file(services.blobs, opened.files_of(report))
     examination = assemble(entry, report, result, request.args.get("image", ""), images_here=opened.holds(entry.study))
     return render_template(
         "examination.html",
         examination=examination,
+        signing=signing_panel(services, launch, opened, report),
         priors=[item for item in entries if item is not entry][:_PRIORS],
-        **_common(services, launch, opened),
-    )
-
-
-def _result(services: Services, opened: LaunchChart, report: Report | None) -> ResultFile | None:
-    """Return the report's result file; the page stands without it, where the image store is away."""
-    path = opened.files_of(report)
-    if path is None:
-        return None
-    try:
-        return load_result_file(services.blobs, path)
-    except Retryable:
-        return None
-
-
-def _common(services: Services, launch: LaunchSession, opened: LaunchChart) -> dict[str, object]:
-    """Return what every page of a launch needs: the banner, addresses bound to the launch, the words."""
-    launch_id = launch.launch_id
-
-    def instance_url(endpoint: str, study: Study, image: Instance, **query: int) -> str:
-        return url_for(
-            endpoint,
-            launch_id=launch_id,
-            study_uid=study.uid,
-            series_uid=image.series_uid,
-            sop_uid=image.uid,
-            **query,  # type: ignore[arg-type]  # werkzeug puts further values into the query
-        )
-
-    def report_url(report: Report) -> str:
-        return url_for("pages.report_page", launch_id=launch_id, report_id=report.id)
-
-    def entry_url(entry: Entry) -> str:
-        if entry.report:
-            return report_url(entry.report)
-        if entry.study and entry.study.uid:
-            return url_for("pages.study_page", launch_id=launch_id, study_uid=entry.study.uid)
-        return url_for("pages.timeline_page", launch_id=launch_id)
-
-    def image_url(examination: Examination, image: Instance) -> str:
-        if examination.report:
-            return url_for("pages.report_page", launch_id=launch_id, report_id=examination.report.id, image=image.uid)
-        study_uid = examination.study.uid if examination.study else ""
-        return url_for("pages.study_page", launch_id=launch_id, study_uid=study_uid, image=image.uid)
-
-    def language_url(code: str) -> str:
-        kept = {name: value for name, value in request.args.items() if name == "image"}
-        return url_for(request.endpoint or "pages.start", **{**(request.view_args or {}), **kept, "lang": code})
-
-    return {
-        "launch": launch,
-        "chart": opened.chart,
-        "patient": opened.chart.patient,
-        "site_name": services.settings.site_name,
-        "today": today,
-        "draw": draw,
-        "entry_url": entry_url,
-        "report_url": report_url,
-        "image_url": image_url,
-        "language_url": language_url,
-        "timeline_url": url_for("pages.timeline_page", launch_id=launch_id),
-        "logout_url": f"/l/{launch_id}/logout",
-        "rendered_url": lambda study, image: instance_url("images.rendered", study, image),
-        "thumbnail_url": lambda study, image: instance_url("images.rendered", study, image, max=_THUMBNAIL),
-        "pixels_url": lambda study, image: instance_url("images.pixels", study, image),
-        "heatmap_url": lambda report: url_for("images.heatmap", launch_id=launch_id, report_id=report.id),
-        "missing_parts": _missing_parts,
-        "viewer_words": _viewer_words,
-        "progress_words": _progress_words,
-        "progress_detail": _progress_detail,
-        **{name: getattr(wording, name) for name in wording.__all__},
-    }
-
-
-def _missing_parts(chart: Chart) -> list[tuple[str, str]]:
-    """Return each cause for which parts are missing, with the parts in words."""
-    causes: dict[str, list[str]] = {}
-    for part, why in chart.missing.items():
-        causes.setdefault(why, []).append(wording.part_name(part))
-    return [(why, ", ".join(parts)) for why, parts in causes.items()]
-
-
-def _viewer_words() -> dict[str, str]:
-    return {
-        "window": gettext("W"),
-        "level": gettext("L"),
-        "imageFailed": gettext("The image can't be shown. It may still be on its way, or its file can't be read."),
-        "valuesFailed": gettext("Brightness and contrast can't be changed: the pixel values could not be loaded."),
-        "heatmapFailed": gettext("The heatmap can't be loaded."),
-    }
-
-
-def _progress_words(progress: StudyProgress | None) -> str:
-    words = {
-        "pending": gettext("Analysis under way"),
-        "no-model": gettext("No model for this examination"),
-        "not-analysed": gettext("Not analysed"),
-        "analysed": gettext("Report on its way"),
-        "failed": gettext("Analysis failed"),
-        "held": gettext("Waiting for the patient to be confirmed"),
-    }
-    return words.get(progress.stage if progress else "unknown", gettext("No report"))
-
-
-def _progress_detail(progress: StudyProgress | None) -> str:
-    words = {
-        "pending": gettext("The images have arrived and are being analysed. Reload the page in a few seconds."),
-        "no-model": gettext(
-            "No automated analysis exists for this kind of examination. The images can be viewed here."
-        ),
-        "not-analysed": gettext("The model was not made for these images."),
-        "analysed": gettext("The analysis is done and its report will appear here. Reload the page in a few seconds."),
-        "failed": gettext("The analysis did not succeed. The images can be viewed here; support staff have been told."),
-        "held": gettext("The imaging department has yet to confirm whose images these are."),
-    }
-    return words.get(
-        progress.stage if progress else "unknown", gettext("No report on this examination is on record here.")
+        **page_values(services, launch, opened),
     )

@@ -16,12 +16,16 @@ from clinician_app.audit import AuditTrail
 from clinician_app.cache import ChartCache
 from clinician_app.images import ImageSource
 from clinician_app.services import Services
+from clinician_app.signing import SigningDesk
+from clinician_app.signing_right import SignersRule, SigningRights
+from clinician_app.signoff_journal import SignoffJournal
 from fhir_adapter.client import FhirClient
 from imaging_core.blobs import BlobStore
 from imaging_core.database import Pool, open_pool
 from imaging_core.dicom.child import DecodePool
 from imaging_core.settings import Settings
 from smart_launch import Keyring, LaunchContext, Registration, SessionStore, SmartLaunch
+from smart_launch.csrf import csrf_token
 from tests.clinician_app.made_up_chart import (
     BRAIN,
     CHEST,
@@ -29,12 +33,17 @@ from tests.clinician_app.made_up_chart import (
     MadeUpReport,
     MadeUpStudy,
     patient,
+    practitioner,
 )
 
 ALL_SCOPES = (
     "launch openid fhirUser"
     " patient/Patient.rs patient/ImagingStudy.rs patient/DiagnosticReport.rs patient/Observation.rs"
 )
+# What a reader's launch is granted who may ask for their own role; the token writes nothing.
+READER_SCOPES = f"{ALL_SCOPES} user/Practitioner.rs user/PractitionerRole.rs"
+WRITER_SCOPES = f"{READER_SCOPES} patient/DiagnosticReport.u patient/Observation.u patient/Provenance.cu"
+SIGNERS = "PractitionerRole.code in http://snomed.info/sct|66862007"
 MARIE, OTHER = "made-up-marie", "made-up-other"
 
 MARIES_CHEST = MadeUpStudy(1, MARIE, "2026-11-24T09:12:00+01:00", "Chest PA", "DX", (CHEST, CHEST), "Chest", "A-1001")
@@ -71,6 +80,7 @@ class Clinic:
         scopes: str = ALL_SCOPES,
         subject: str = "dr-lefevre",
         ehr: Registration | None = None,
+        fhir_user: str = "Practitioner/lefevre",
         **context: Any,
     ) -> str:
         """Open a launch as the callback does, put its cookie into the browser, return its path."""
@@ -81,7 +91,7 @@ class Clinic:
             iss=registration.iss,
             issuer="https://ehr.example",
             subject=subject,
-            fhir_user="Practitioner/lefevre",
+            fhir_user=fhir_user,
             patient=patient_id,
             encounter=None,
             scopes=scopes,
@@ -97,6 +107,14 @@ class Clinic:
         """Ask for a page over TLS, as a browser in English."""
         headers = {"Accept-Language": "en", **options.pop("headers", {})}
         return self.client.get(path, base_url="https://localhost", headers=headers, **options)
+
+    def post(self, path: str, fields: dict[str, str], **options: Any) -> Any:
+        """Send a form as its page would, with the launch's own token against forgery."""
+        headers = {"Accept-Language": "en", **options.pop("headers", {})}
+        launch_id = path.split("/")[2]
+        cookie = self.client.get_cookie(f"__Host-launch-{launch_id}", domain="localhost")
+        fields = {"csrf_token": csrf_token(cookie.value) if cookie else "", **fields}
+        return self.client.post(path, data=fields, base_url="https://localhost", headers=headers, **options)
 
 
 @pytest.fixture(scope="session")
@@ -132,6 +150,8 @@ def charts(fhir_client: FhirClient, blob_store: BlobStore, pool: Pool) -> None:
         patient(MARIE, "Dupont", ["Marie", "Élise"], "1958-04-03", "female", "4711"),
         patient(OTHER, "Otherson", ["Olaf"], "1971-09-30", "male", "4712"),
     ]
+    for person, role in (("lefevre", "66862007"), ("curie", "66862007"), ("weber", "62247001")):
+        people += practitioner(person, role)
     for resource in (*people, *(item.resource for item in (MARIES_CHEST, MARIES_BRAIN, OTHERS_CHEST))):
         fhir_client.update(resource)
     for report in (MARIES_REPORT, OTHERS_REPORT):
@@ -159,7 +179,7 @@ def registration(base: str, **values: Any) -> Registration:
 
 @pytest.fixture(scope="session")
 def make_clinic(
-    page_pool: Pool, settings: Settings, blob_store: BlobStore, decoder: DecodePool
+    page_pool: Pool, settings: Settings, blob_store: BlobStore, decoder: DecodePool, fhir_client: FhirClient
 ) -> Callable[..., Clinic]:
     """Return what makes an app for given registrations."""
     keys = Keyring.parse("k1:" + "A" * 43)
@@ -167,6 +187,7 @@ def make_clinic(
     def make(*ehrs: Registration, imaging: FhirClient | None = None, **changes: Any) -> Clinic:
         chosen = settings.model_copy(update={"app_base_url": "https://localhost", **changes})
         sessions = SessionStore(page_pool, keys)
+        own = imaging or fhir_client
         services = Services(
             settings=chosen,
             pool=page_pool,
@@ -175,7 +196,9 @@ def make_clinic(
             blobs=blob_store,
             images=ImageSource(blob_store, decoder),
             audit=AuditTrail(page_pool, "test"),
-            imaging=imaging,
+            imaging=own,
+            rights=SigningRights({item.name: SignersRule.parse(item.signers) for item in ehrs}),
+            desk=SigningDesk(own, blob_store, SignoffJournal(page_pool)),
         )
         return Clinic(create_app(chosen, services), services, sessions, ehrs[0], settings.fhir_token.get_secret_value())
 

@@ -253,6 +253,21 @@ def patient(name: str, family: str, given: Iterable[str], birth_date: str, gende
     }
 
 
+def practitioner(name: str, role: str, **changes: Any) -> list[Resource]:
+    """Return a Practitioner and the PractitionerRole with a SNOMED CT code."""
+    return [
+        {"resourceType": "Practitioner", "id": name, "name": [{"text": f"Dr. {name.title()}", "family": name.title()}]},
+        {
+            "resourceType": "PractitionerRole",
+            "id": f"{name}-role",
+            "active": True,
+            "practitioner": {"reference": f"Practitioner/{name}", "display": f"Dr. {name.title()}"},
+            "code": [{"coding": [{"system": SCT, "code": role}]}],
+            **changes,
+        },
+    ]
+
+
 def human_report(name: str, patient_id: str, study: MadeUpStudy | None, conclusion: str) -> Resource:
     """Return a radiologist's final report."""
     return {

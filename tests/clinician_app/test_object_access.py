@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.clinician_app.conftest import MARIES_CHEST, MARIES_REPORT, OTHER, OTHERS_CHEST, OTHERS_REPORT, Clinic
+from imaging_core.settings import Settings
+from tests.clinician_app.conftest import (
+    MARIES_CHEST,
+    MARIES_REPORT,
+    OTHER,
+    OTHERS_CHEST,
+    OTHERS_REPORT,
+    SIGNERS,
+    WRITER_SCOPES,
+    Clinic,
+    registration,
+)
 
 # What each route's arguments are for an object of the other patient's; a new route is added here, or to OPEN.
 _OTHERS_IMAGE = {
@@ -22,10 +33,16 @@ OTHERS = {
     "images.rendered": _OTHERS_IMAGE,
     "images.pixels": _OTHERS_IMAGE,
     "images.heatmap": {"report_id": OTHERS_REPORT.id},
+    "signoff.review": {"report_id": OTHERS_REPORT.id},
+    "signoff.submit": {"report_id": OTHERS_REPORT.id},
+    "signoff.preview": {"report_id": OTHERS_REPORT.id},
+    "signoff.confirm": {"report_id": OTHERS_REPORT.id},
+    "signoff.original": {"report_id": OTHERS_REPORT.id},
     "results.launch_results": {},
     "results.results": {},
     "smart_launch.logout": {},
 }
+POSTED = {"smart_launch.logout", "signoff.submit", "signoff.confirm"}
 OPEN = {
     "static",
     "health.alive",
@@ -51,17 +68,23 @@ def _addresses(clinic: Clinic, launch: str) -> Iterator[tuple[str, str, str]]:
             launch_id = launch.removeprefix("/l/")
             values = dict(arguments)
             values["launch" if endpoint == "results.results" else "launch_id"] = launch_id
-            method = "POST" if endpoint == "smart_launch.logout" else "GET"
+            method = "POST" if endpoint in POSTED else "GET"
             yield endpoint, method, adapter.build(endpoint, values, method=method)
+
+
+@pytest.fixture
+def clinic(make_clinic: Callable[..., Clinic], settings: Settings, charts: None) -> Clinic:
+    """An app whose reader may do everything that there is to be done, with their own patient."""
+    return make_clinic(registration(settings.fhir_base_url, signers=SIGNERS))
 
 
 @pytest.mark.requirement("S70", "XH11", "XE8")
 def test_nothing_of_another_patient_is_shown(clinic: Clinic) -> None:
-    launch = clinic.launch()
+    launch = clinic.launch(scopes=WRITER_SCOPES)
     for endpoint, method, address in _addresses(clinic, launch):
-        if method == "POST":
+        if endpoint == "smart_launch.logout":
             continue
-        answer = clinic.get(address)
+        answer = clinic.post(address, {"form": "x"}) if method == "POST" else clinic.get(address)
         if OTHERS[endpoint]:
             assert answer.status_code == 404, endpoint
         else:
