@@ -34,8 +34,11 @@ _SITE_ASSIGNER = "https://hospital.example/patient-numbers"
 
 _SCOPES = (
     "launch openid fhirUser online_access "
-    "patient/Patient.rs patient/ImagingStudy.rs patient/DiagnosticReport.rs patient/Observation.rs"
+    "patient/Patient.rs patient/ImagingStudy.rs patient/DiagnosticReport.rus patient/Observation.rus "
+    "patient/Provenance.u user/Practitioner.rs user/PractitionerRole.rs"
 )
+# the sandbox's Dr. Claire Moreau is a radiologist and may sign; its Dr. Martin Weber is not
+_SIGNERS = "PractitionerRole.code in http://snomed.info/sct|66862007"
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ def _ingestion(layout: Layout, ports: Ports, credentials: Credentials, environme
         "INGEST_ADMIN_TOKEN": credentials.ingest_admin_token,
         "AzureWebJobsStorage": settings.get("STORAGE_CONNECTION_STRING", ""),
         "PYTHON_THREADPOOL_THREAD_COUNT": os.environ.get("PYTHON_THREADPOOL_THREAD_COUNT", "16"),
+        # glibc gives each thread a heap of its own and keeps what a large request has left there
+        "MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "2"),
         # the most that Azure can be set to; MAX_REQUEST_BYTES is below it, so that a sender gets the app's own answer
         "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": os.environ.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", "210000000"),
     }
@@ -271,7 +276,7 @@ key = "file:{app_client_key(layout)}"
 scopes = "{_SCOPES}"
 imaging_fhir = "same"
 patient_identifier_systems = ["{settings.site_assigner_system or _SITE_ASSIGNER}"]
-signers = ""
+signers = "{_SIGNERS}"
 frame_ancestors = ["{origin}"]
 issuer = ""
 ca_file = "{certificates.ca_file}"

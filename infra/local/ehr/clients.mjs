@@ -32,7 +32,7 @@ export function registerImagingApp() {
     jwks_uri: `${configuration.appBase}/.well-known/jwks.json`,
     scopes: [
       'patient/Patient.rs', 'patient/ImagingStudy.rs', 'patient/DiagnosticReport.cruds',
-      'patient/Observation.cruds', 'patient/Media.rs', 'patient/Provenance.crs', 'patient/Encounter.rs',
+      'patient/Observation.cruds', 'patient/Media.rs', 'patient/Provenance.crus', 'patient/Encounter.rs',
       'patient/ServiceRequest.rs', 'patient/Condition.rs', 'patient/Device.rs', 'patient/Endpoint.rs',
       'patient/Organization.rs', 'patient/Practitioner.rs', 'patient/PractitionerRole.rs', 'user/Practitioner.rs',
       'user/PractitionerRole.rs', 'user/Patient.rs', 'user/ImagingStudy.rs', 'user/DiagnosticReport.cruds',
