@@ -40,6 +40,7 @@ _POISON = frozenset({"decode-timeout", "decode-memory", "decode-crashed"})
 _COERCED = "B000"  # PS3.18 Table I.2-1
 # Files that are read, looked up, stored and entered together: their headers are in memory at once, their bytes are not.
 _TOGETHER = 32
+_AT_ONCE = 4  # of them in work, so that copies of large ones stay few
 log = telemetry.get_logger(__name__)
 
 
@@ -409,6 +410,3 @@ def _each(call: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
             _threads.append(ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="intake"))
     contexts = [contextvars.copy_context() for _ in items]
     return list(_threads[0].map(lambda context, item: context.run(call, item), contexts, items))
-
-
-_AT_ONCE = 8

@@ -53,10 +53,10 @@ def accepted_ranges(accept: str) -> list[MediaRange]:
 
 def _ranges(accept: str) -> Iterator[MediaRange]:
     for number, element in enumerate(_ELEMENT.findall(accept)):
-        if number >= _MOST_RANGES or not element.strip():
+        kind = element.split(";")[0].strip().lower()
+        if number >= _MOST_RANGES or not kind:
             continue
         _, parameters = media_type(element)
-        kind = element.split(";")[0].strip().lower()
         yield MediaRange(kind, {key: text for key, text in parameters.items() if key != "q"}, _weight(parameters))
 
 

@@ -6,8 +6,8 @@ targets take turns, each turn with instances that none has seen, so that what el
 
 from __future__ import annotations
 
+import contextlib
 import http.client
-import io
 import json
 import multiprocessing
 import os
@@ -33,7 +33,7 @@ from tests.benchmarks.orthanc import Orthanc, orthanc_server
 from tests.conftest import free_ports
 from tests.dicom_samples import instance, multipart, part10
 
-__all__ = ["mr_instances", "ours", "run"]
+__all__ = ["cr_instances", "mr_instances", "ours", "run", "start_stack"]
 
 CLIENTS = 4
 ROUNDS = 3
@@ -63,14 +63,15 @@ def run() -> list[str]:
     """Return the section's lines."""
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)
-        status = _start(Path(folder))
+        status = start_stack(Path(folder))
         try:
             return _measure(status, Path(folder))
         finally:
             stop_stack(Layout.at(Path(folder)))
 
 
-def _start(folder: Path) -> dict[str, dict[str, str]]:
+def start_stack(folder: Path) -> dict[str, dict[str, str]]:
+    """Start the parts that intake needs; return `imaging status --json`'s parts."""
     imaging = [sys.executable, "-P", "-m", "imaging_core.cli"]
     environment = {**os.environ, **free_ports()}
     up = [*imaging, "up", "--detach", "--data-dir", str(folder), "--only", "postgres,blob,fhir,ingestion"]
@@ -85,8 +86,8 @@ def _measure(status: dict[str, dict[str, str]], folder: Path) -> list[str]:
     lines = [
         "## STOW-RS rate",
         "",
-        f"{CLIENTS} clients, each a process with one kept connection; median of {ROUNDS} turns of each target. The floor is",
-        "`upload_blob` of the SDK on the same Azurite. The steps that follow intake (registering in FHIR) run meanwhile.",
+        f"{CLIENTS} clients, each a process with one kept connection; median of {ROUNDS} turns of each target.",
+        "The floor is `upload_blob` of the SDK on the same Azurite. The steps that follow intake run meanwhile.",
         "",
         "| instances | instances a request | Azurite puts | this | ratio | Orthanc | ratio |",
         "|---|---|---|---|---|---|---|",
@@ -133,7 +134,8 @@ def _again(status: dict[str, dict[str, str]]) -> str:
     mine = ours(status["ingestion"])
     first = send_all(mine, files, 1)
     second = send_all(mine, files, 1)
-    return f"The same {len(files)} MR instances sent again, one a request: {second:.0f}/s ({second / first:.2f} of the first time)."
+    ratio = second / first
+    return f"The same {len(files)} MR instances again, one a request: {second:.0f}/s ({ratio:.2f} of the first time)."
 
 
 def ours(part: dict[str, str]) -> Target:
@@ -168,10 +170,8 @@ def azurite_puts(connection_string: str) -> Send:
 
     service = BlobServiceClient.from_connection_string(connection_string)
     container = service.get_container_client("benchmark")
-    try:
+    with contextlib.suppress(ResourceExistsError):
         container.create_container()
-    except ResourceExistsError:
-        pass
 
     def send(files: Sequence[bytes]) -> None:
         for data in files:
@@ -212,11 +212,12 @@ def mr_instances(count: int) -> list[bytes]:
     pixels = (np.random.default_rng(7).normal(400, 80, (256, 256)).clip(0, 4095)).astype("<u2").tobytes()
     study, patient = generate_uid(), f"B{generate_uid()[-10:]}"
     template = instance(
-        SOPClassUID=MRImageStorage, Modality="MR", StudyInstanceUID=study, PatientID=patient, PixelData=pixels, Rows=256,
-        Columns=256, ScanningSequence="SE", SequenceVariant="NONE", ScanOptions="", MRAcquisitionType="2D", EchoTime="12",
-        EchoTrainLength="1", RepetitionTime="500", FrameOfReferenceUID=generate_uid(), PixelSpacing=["0.9", "0.9"],
-        ImageOrientationPatient=["1", "0", "0", "0", "1", "0"], ImageType=["ORIGINAL", "PRIMARY"], SliceThickness="5",
-        BitsStored=12, HighBit=11, WindowCenter="400", WindowWidth="800", Manufacturer="Example", StudyID="1",
+        SOPClassUID=MRImageStorage, Modality="MR", StudyInstanceUID=study, PatientID=patient, PixelData=pixels,
+        Rows=256, Columns=256, ScanningSequence="SE", SequenceVariant="NONE", ScanOptions="", MRAcquisitionType="2D",
+        EchoTime="12", EchoTrainLength="1", RepetitionTime="500", FrameOfReferenceUID=generate_uid(), StudyID="1",
+        PixelSpacing=["0.9", "0.9"], ImageOrientationPatient=["1", "0", "0", "0", "1", "0"], SliceThickness="5",
+        ImageType=["ORIGINAL", "PRIMARY"], BitsStored=12, HighBit=11, WindowCenter="400", WindowWidth="800",
+        Manufacturer="Example",
     )  # fmt: skip
     return _numbered(template, count)
 
