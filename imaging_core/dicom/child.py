@@ -13,14 +13,17 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
+from datetime import datetime
 from types import TracebackType
 from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 from imaging_core.dicom.archival import ArchiveSyntax, Rendition, archival_rendition
+from imaging_core.dicom.coerce import Changes, Reason
 from imaging_core.dicom.header import DicomHeader, HeaderLimits, complete, read_header, read_opening
 from imaging_core.dicom.pixels import DecodedImage, Window, decode, render_png
+from imaging_core.dicom.served import as_served_coerced
 from imaging_core.errors import Rejected, Retryable
 from imaging_core.settings import Settings
 
@@ -162,6 +165,10 @@ class DecodePool:
     def archival_rendition(self, data: bytes, syntax: ArchiveSyntax) -> Rendition:
         """Compress without loss: see `imaging_core.dicom.archival.archival_rendition`."""
         return self.run(archival_rendition, data, syntax)
+
+    def served(self, data: bytes, changes: Changes, source: str, reason: Reason, at: datetime) -> bytes:
+        """Write other attributes for serving: see `imaging_core.dicom.served.as_served_coerced`."""
+        return self.run(as_served_coerced, data, changes, source, reason, at)
 
     def warm_up(self) -> None:
         """Start the children now rather than at the first request."""

@@ -1,0 +1,52 @@
+"""What leaves the system as a DICOM file: the instance as received, without what its preamble may hold (D44).
+
+The 128 bytes before ``DICM`` have no meaning in DICOM (PS3.10 7.1) and every meaning to programs that look there first:
+a TIFF, an HTML page or an executable can be a valid DICOM file at once. They are zeroed, nothing else is changed; and
+the answer says that it is a file to keep, of the type that it is.
+"""
+
+from __future__ import annotations
+
+import io
+from datetime import datetime
+
+from pydicom import dcmread
+
+from imaging_core.dicom.coerce import Changes, Reason, coerced
+from imaging_core.errors import Rejected
+
+__all__ = ["as_served", "as_served_coerced", "download_headers"]
+
+_PREAMBLE = bytes(128)
+
+
+def as_served(data: bytes) -> bytes:
+    """Return the file with a preamble of zeros."""
+    if data[128:132] != b"DICM":
+        raise Rejected("not-dicom", "no DICM at byte 128")
+    return data if data.startswith(_PREAMBLE) else _PREAMBLE + data[128:]
+
+
+def as_served_coerced(data: bytes, changes: Changes, source: str, reason: Reason, at: datetime) -> bytes:
+    """Return the file with other attributes and the record of the old ones (see `coerced`).
+
+    Transfer syntax and pixels stay. Only to be called in a decode child (`imaging_core.dicom.child`).
+    """
+    dataset = dcmread(io.BytesIO(data), force=False)
+    changed = coerced(dataset, changes, source, reason, at)
+    if changed is dataset:
+        return as_served(data)
+    changed.preamble = _PREAMBLE
+    out = io.BytesIO()
+    changed.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def download_headers(sop_uid: str) -> dict[str, str]:
+    """Return the headers of an answer that holds one file, named by its validated UID."""
+    return {
+        "Content-Type": "application/dicom",
+        "Content-Disposition": f'attachment; filename="{sop_uid}.dcm"',
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private, no-store",
+    }
