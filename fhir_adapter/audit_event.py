@@ -27,6 +27,8 @@ Act = Literal[
     "ai-run",
     "batch-run",
     "hold-resolved",
+    "quarantine-decided",
+    "study-relinked",
     "model-activated",
     "access-refused",
 ]
@@ -78,6 +80,8 @@ ACTS: dict[Act, ActPattern] = {
     "ai-run": ActPattern("Create", "create", "C", "Study analysed by a model"),
     "batch-run": ActPattern("", "batch", "E", "Batch re-analysis run"),
     "hold-resolved": ActPattern("Update", "update", "U", "Hold of an unidentified study resolved"),
+    "quarantine-decided": ActPattern("Update", "update", "U", "Decision about a quarantined file"),
+    "study-relinked": ActPattern("Update", "update", "U", "Study moved to the patient that a merge left"),
     "model-activated": ActPattern("Update", "update", "U", "AI model activated, exchanged or switched off"),
     "access-refused": ActPattern("", "read", "R", "Access refused", "IRCP"),
 }

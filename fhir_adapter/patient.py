@@ -24,6 +24,7 @@ __all__ = [
     "PatientMatch",
     "build",
     "build_decided",
+    "candidates",
     "identity_of",
     "made_by_intake",
     "match_patient",
@@ -134,6 +135,12 @@ def match_patient(client: FhirClient, headers: Header | Sequence[Header], policy
         if reason in verdicts:
             return PatientMatch(hold=reason)
     return PatientMatch(linked=f"Patient/{patient['id']}")
+
+
+def candidates(client: FhirClient, headers: Sequence[Header], site: Site) -> list[Resource]:
+    """Return the Patients that carry the number of a study's headers, for a person to choose from."""
+    key, _, _ = identity_of(headers, "create", site)
+    return _candidates(client, key) if key is not None else []
 
 
 def identity_of(
