@@ -22,10 +22,11 @@ _KEYS_S = 600
 
 @dataclass(frozen=True)
 class Caller:
-    """An authenticated client: its application id, and its app roles."""
+    """An authenticated client: its application id, its app roles, and the person behind it, if there is one."""
 
     client: str
     roles: frozenset[str]
+    user: str = ""
 
     def require(self, role: str) -> Caller:
         """Return this caller.
@@ -103,4 +104,6 @@ def entra_caller(token: str, audience: str, settings: Settings) -> Caller:
     return Caller(
         str(claims.get("azp") or claims.get("appid") or claims.get("sub", "")),
         frozenset(role for role in roles if isinstance(role, str)) if isinstance(roles, list) else frozenset(),
+        # a token that a person signed in for has scopes; an application's own has none
+        str(claims.get("preferred_username") or claims.get("oid") or "") if claims.get("scp") else "",
     )

@@ -6,6 +6,7 @@ import azure.functions as func
 from azure.functions.warmup import WarmUpContext
 
 from ingestion_functions import (
+    admin_api,
     analyse,
     archive,
     drop,
@@ -18,6 +19,7 @@ from ingestion_functions import (
     sweep,
     uploads,
 )
+from ingestion_functions.auth import ADMIN_ROLE
 from ingestion_functions.http_api import answer
 
 app = func.FunctionApp(
@@ -65,6 +67,48 @@ def upload_progress(req: func.HttpRequest, context: func.Context) -> func.HttpRe
 def intake_progress(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
     """A delivery's outcome and how far its study has come."""
     return answer(req, progress.delivery, context)
+
+
+@app.function_name("holds")
+@app.route(route="holds", methods=["GET"])
+def list_holds(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+    """Studies that wait for a person."""
+    return answer(req, admin_api.list_holds, context, role=ADMIN_ROLE)
+
+
+@app.function_name("hold")
+@app.route(route="holds/{study}", methods=["GET"])
+def show_hold(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+    """What a held study's headers say."""
+    return answer(req, admin_api.show_hold, context, role=ADMIN_ROLE)
+
+
+@app.function_name("hold_resolution")
+@app.route(route="holds/{study}/resolution", methods=["POST"])
+def resolve_hold(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+    """A person's decision about a held study."""
+    return answer(req, admin_api.resolve_hold, context, role=ADMIN_ROLE)
+
+
+@app.function_name("quarantine")
+@app.route(route="quarantine", methods=["GET"])
+def list_quarantine(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+    """Files in quarantine that wait for a person."""
+    return answer(req, admin_api.list_quarantine, context, role=ADMIN_ROLE)
+
+
+@app.function_name("quarantined")
+@app.route(route="quarantine/{intake_id}", methods=["GET"])
+def show_quarantined(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+    """One file in quarantine."""
+    return answer(req, admin_api.show_quarantined, context, role=ADMIN_ROLE)
+
+
+@app.function_name("quarantine_decision")
+@app.route(route="quarantine/{intake_id}/decision", methods=["POST"])
+def decide_quarantined(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+    """A person's decision about a file in quarantine."""
+    return answer(req, admin_api.decide_quarantined, context, role=ADMIN_ROLE)
 
 
 @app.function_name("health")

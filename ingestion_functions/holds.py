@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import getpass
+import json
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from fhir_adapter.client import client_from_settings
 from imaging_core.database import open_pool, unit_of_work
-from imaging_core.errors import Permanent
+from imaging_core.errors import Permanent, Retryable
 from imaging_core.ledger import holds as ledger
 from imaging_core.ledger.holds import Action
-from imaging_core.queues import STUDIES, Queues
+from imaging_core.queues import Queues
 from imaging_core.settings import operator_settings
+from imaging_core.sites import Sites
+from ingestion_functions.hold_decisions import choices, said
+from ingestion_functions.hold_decisions import resolve as decide
 
 __all__ = ["holds"]
 
-_SHOWN = {
-    "00100020": "patient id",
-    "00100021": "issuer",
-    "00100010": "name",
-    "00100030": "birth date",
-    "00100040": "sex",
-    "00080050": "accession",
-    "00080020": "study date",
-    "00080060": "modality",
-    "00081030": "description",
-}
+_CLIENT = "imaging-command"
 
 
 @click.group()
@@ -36,10 +31,14 @@ def holds() -> None:
 
 
 @holds.command("list")
-def list_() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(as_json: bool) -> None:
     """Show the hold list, the oldest first."""
     with open_pool(operator_settings(), size=1) as pool, unit_of_work(pool) as connection:
         rows = ledger.held(connection)
+    if as_json:
+        click.echo(json.dumps([dict(row) for row in rows], default=str))
+        return
     table = Table("study", "site", "reason", "since", "images")
     for row in rows:
         since = f"{row['held_at']:%Y-%m-%d %H:%M}"
@@ -50,22 +49,26 @@ def list_() -> None:
 @holds.command()
 @click.argument("study_uid")
 def show(study_uid: str) -> None:
-    """Show what the headers of a held study say (this prints patient data)."""
-    with open_pool(operator_settings(), size=1) as pool, unit_of_work(pool) as connection:
+    """Show what the headers of a held study say, and who has its number (this prints patient data)."""
+    settings = operator_settings()
+    with open_pool(settings, size=1) as pool, unit_of_work(pool) as connection:
         row, headers = ledger.held_study(connection, study_uid)
     console = Console()
     console.print(f"{row['hold_reason']}: {row['hold_detail']}")
     table = Table("attribute", "values", show_header=False)
-    for tag, name in _SHOWN.items():
-        values = sorted({_value(header.get(tag, {})) for header in headers} - {""})
+    for name, values in said(headers).items():
         table.add_row(name, " | ".join(values))
     console.print(table)
-
-
-def _value(element: dict[str, object]) -> str:
-    values = element.get("Value")
-    first = values[0] if isinstance(values, list) and values else ""
-    return str(first.get("Alphabetic", "")) if isinstance(first, dict) else str(first)
+    try:
+        with client_from_settings(settings) as fhir:
+            found = choices(fhir, Sites.from_settings(settings), row["site"], headers)
+    except Retryable as error:
+        console.print(f"Patients with this number: not known ({error.code})")
+        return
+    people = Table("patient", "name", "birth date", "sex", title="Patients with this number")
+    for person in found:
+        people.add_row(person["patient"], person["name"], person["birth_date"], person["sex"])
+    console.print(people)
 
 
 @holds.command()
@@ -87,9 +90,16 @@ def resolve(study_uid: str, patient: str, create: bool, reject: bool, reason: st
     if len(chosen) != 1:
         raise Permanent("bad-field", "choose one of --link, --create and --reject")
     settings = operator_settings()
-    subject = f"Patient/{patient.removeprefix('Patient/')}" if patient else None
-    with open_pool(settings, size=1) as pool, unit_of_work(pool) as connection:
-        ledger.resolve(connection, study_uid, chosen[0], who=who or getpass.getuser(), subject=subject, reason=reason)
-    if chosen[0] != "reject":
-        Queues.from_settings(settings).send(STUDIES, {"study_uid": study_uid})
+    with open_pool(settings, size=1) as pool, client_from_settings(settings) as fhir:
+        decide(
+            pool,
+            Queues.from_settings(settings),
+            fhir,
+            study_uid,
+            chosen[0],
+            who=who or getpass.getuser(),
+            client=_CLIENT,
+            patient=patient,
+            reason=reason,
+        )
     click.echo(f"{chosen[0]}: recorded")

@@ -14,7 +14,7 @@ import azure.functions as func
 from imaging_core import errors, telemetry
 from imaging_core.errors import ImagingError, Permanent, Retryable
 from imaging_core.settings import Settings
-from ingestion_functions.auth import Caller, authenticate
+from ingestion_functions.auth import UPLOAD_ROLE, Caller, authenticate
 from ingestion_functions.rate_limit import RateLimit
 from ingestion_functions.services import Services, services
 
@@ -87,20 +87,24 @@ def problem(error: ImagingError, request: func.HttpRequest | None = None, **more
     )
 
 
-def answer(request: func.HttpRequest, handler: Handler, context: func.Context | None = None) -> func.HttpResponse:
+def answer(
+    request: func.HttpRequest, handler: Handler, context: func.Context | None = None, *, role: str = UPLOAD_ROLE
+) -> func.HttpResponse:
     """Run one handler: continue the caller's trace, check the token, turn what it raises into a problem.
 
     Parameters
     ----------
     context : func.Context or None
         The invocation, whose trace is the host's; the request's own ``traceparent`` goes before it.
+    role : str
+        App role that the caller needs.
     """
     name = getattr(handler, "__name__", "request")
     parent = request.headers.get("traceparent") or (context.trace_context.trace_parent if context else None)
     with telemetry.continue_trace(parent, f"http {name}"):
         try:
             parts = services()
-            caller = _caller(request, parts.settings)
+            caller = _caller(request, parts.settings, role)
             return handler(parts, caller, request)
         except ImagingError as error:
             log.info("refused", step=name, code=error.code)
@@ -116,9 +120,9 @@ def _where(error: Exception) -> list[str]:
     return [f"{Path(call.filename).name}:{call.lineno} {call.name}" for call in calls]
 
 
-def _caller(request: func.HttpRequest, settings: Settings) -> Caller:
+def _caller(request: func.HttpRequest, settings: Settings, role: str) -> Caller:
     try:
-        return authenticate(request.headers.get("Authorization", ""), settings)
+        return authenticate(request.headers.get("Authorization", ""), settings, role)
     except Permanent:
         address = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
         _refused.count(address, settings.rate_limit_per_address)

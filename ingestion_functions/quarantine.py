@@ -36,7 +36,7 @@ def decide(parts: Services, intake_id: uuid.UUID, action: Decision, *, who: str,
     with unit_of_work(parts.pool) as connection:
         ledger.decide(connection, intake_id, action, who=who, reason=reason)
         what = f"urn:uuid:{intake_id}"
-        audit.note(connection, "hold-resolved", client=client, what=what, patient=None, user=who)
+        audit.note(connection, "quarantine-decided", client=client, what=what, patient=None, user=who)
     if action == "release":
         try:
             release_due(parts)

@@ -93,9 +93,10 @@ def _register(parts: Services, connection: psycopg.Connection[Any], row: StudyRo
         burst=burst,
         next_s=next_registration_s(burst, parts.settings.settle_most_s),
     )
+    study = f"ImagingStudy/{result.imaging_study_id}"
     if row.subject is not None and row.subject != result.subject and row.version:
         ledger.relinked(connection, row.study_uid, row.subject, result.subject)
-    study = f"ImagingStudy/{result.imaging_study_id}"
+        audit.note(connection, "study-relinked", client=MADE_HERE, what=study, patient=result.subject)
     known = {item["client"] for item in instances if item["registered"]} if burst > 1 else set()
     # one event for all that a client sends in one go
     for client in sorted({item["client"] for item in instances if not item["registered"]} - known - {MADE_HERE}):
@@ -151,6 +152,8 @@ def relink(parts: Services, study_uid: str) -> bool:
         elif result.subject != row.subject:
             ledger.relinked(connection, study_uid, row.subject, result.subject)
             log.info("relinked", study=telemetry.hashed_uid(study_uid))
+            study = f"ImagingStudy/{result.imaging_study_id}"
+            audit.note(connection, "study-relinked", client=MADE_HERE, what=study, patient=result.subject)
             moved = True
     if moved:
         hint(parts, ANALYSES, study_uid)

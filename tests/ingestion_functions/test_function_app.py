@@ -41,6 +41,12 @@ def triggers() -> dict[str, dict[str, Any]]:
         ("uploads", "uploads", ["POST"]),
         ("upload_progress", "uploads/{upload_id}", ["GET"]),
         ("intake_progress", "intake/{intake_id}", ["GET"]),
+        ("holds", "holds", ["GET"]),
+        ("hold", "holds/{study}", ["GET"]),
+        ("hold_resolution", "holds/{study}/resolution", ["POST"]),
+        ("quarantine", "quarantine", ["GET"]),
+        ("quarantined", "quarantine/{intake_id}", ["GET"]),
+        ("quarantine_decision", "quarantine/{intake_id}/decision", ["POST"]),
         ("health", "health", ["GET"]),
         ("ready", "ready", ["GET"]),
     ],
@@ -74,7 +80,7 @@ def test_blob_and_timer_triggers(triggers: dict[str, dict[str, Any]]) -> None:
     assert str(triggers["drop"]["source"]) == "EventGrid"  # the polling trigger skips files
     assert (triggers["sweep"]["type"], triggers["sweep"]["schedule"]) == ("timerTrigger", "*/30 * * * * *")
     assert triggers["warm_up"]["type"] == "warmupTrigger"
-    assert len(triggers) == 17
+    assert len(triggers) == 23
 
 
 def test_host_json_retries_queues() -> None:
