@@ -187,6 +187,30 @@ class BlobStore:
         with _wrapped(name):
             return self._service.get_blob_client(container, name).download_blob().readall()
 
+    def read(self, container: str, name: str, etag: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        """Return bytes of one version of a blob.
+
+        Parameters
+        ----------
+        etag : str
+            The version.
+        offset, length : int
+            The range; None: to the end.
+
+        Raises
+        ------
+        BlobMissing
+            There is none, or it is another version by now.
+        """
+        with _wrapped(name):
+            try:
+                found = self._service.get_blob_client(container, name).download_blob(
+                    offset, length, etag=f'"{etag}"', match_condition=MatchConditions.IfNotModified
+                )
+                return found.readall()
+            except ResourceModifiedError as error:
+                raise BlobMissing(name) from error
+
     def get_with_etag(self, container: str, name: str) -> tuple[bytes, str]:
         """Return the blob's bytes and the ETag that they belong to.
 
@@ -262,12 +286,15 @@ class BlobStore:
                     modified=found.last_modified,
                 )
 
-    def delete(self, container: str, name: str) -> None:
-        """Delete the blob; one that is gone already is no error."""
+    def delete(self, container: str, name: str, *, etag: str = "") -> None:
+        """Delete the blob, with `etag` that version of it only; one that is gone already is no error."""
+        condition: dict[str, Any] = {}
+        if etag:
+            condition = {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
         with _wrapped(name):
             try:
-                self._service.get_blob_client(container, name).delete_blob()
-            except ResourceNotFoundError:
+                self._service.get_blob_client(container, name).delete_blob(**condition)
+            except (ResourceNotFoundError, ResourceModifiedError):
                 return
 
     def check(self) -> None:
@@ -276,7 +303,11 @@ class BlobStore:
             next(self._service.list_containers(results_per_page=1).by_page(), None)
 
     def upload_url(self, container: str, name: str, life: timedelta) -> str:
-        """Return a URL that lets its holder write this one blob, and nothing else, for `life`."""
+        """Return a URL that lets its holder write this one blob once, and nothing else, for `life`.
+
+        Permission `create` without `write`: a blob that is there is not overwritten, nor read, listed or deleted. It
+        covers Put Blob (up to 5,000 MiB in one request), not blocks.
+        """
         now = datetime.now(UTC)
         account = self._service.account_name or ""
         key = getattr(self._service.credential, "account_key", None)
@@ -288,7 +319,7 @@ class BlobStore:
                 blob_name=name,
                 account_key=key,
                 user_delegation_key=delegation,
-                permission=BlobSasPermissions(create=True, write=True),
+                permission=BlobSasPermissions(create=True),
                 start=now - timedelta(minutes=5),
                 expiry=now + life,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import azure.functions as func
 from azure.functions.warmup import WarmUpContext
+from azurefunctions.extensions.bindings.blob import BlobClient  # type: ignore[import-untyped]  # Microsoft ships no types
 
 from ingestion_functions import (
     admin_api,
@@ -129,9 +130,16 @@ def ready(req: func.HttpRequest) -> func.HttpResponse:
 @app.blob_trigger(
     arg_name="blob", path="incoming/{name}", connection="AzureWebJobsStorage", source=func.BlobSource.EVENT_GRID
 )
-def blob_dropped(blob: func.InputStream) -> None:
-    """A file has arrived in container ``incoming``."""
-    drop.arrived(blob)
+def blob_dropped(blob: BlobClient) -> None:
+    """A file has arrived in container ``incoming``; as an SDK type, for the host to leave its content where it is."""
+    drop.arrived(blob.blob_name)
+
+
+@app.function_name("drop_sweep")
+@app.timer_trigger(arg_name="timer", schedule="15 * * * * *", use_monitor=False)
+def sweep_dropped(timer: func.TimerRequest) -> None:
+    """Files in ``incoming`` whose events were lost."""
+    drop.sweep()
 
 
 @app.function_name("register")

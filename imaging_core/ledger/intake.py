@@ -18,12 +18,10 @@ __all__ = [
     "Outcome",
     "StoredInstance",
     "add_instance",
-    "delivery_by_key",
     "delivery_progress",
     "find_instance",
     "intake_id_by_key",
     "record",
-    "upload_progress",
 ]
 
 Outcome = Literal["accepted", "duplicate", "rejected", "quarantined"]
@@ -143,11 +141,6 @@ def find_instance(connection: Connection, sop_uid: str) -> StoredInstance | None
         return cursor.fetchone()
 
 
-def delivery_by_key(connection: Connection, key: str) -> bool:
-    """Return whether a drop's event was handled already."""
-    return connection.execute("SELECT 1 FROM ledger.intake WHERE delivery_key = %s", (key,)).fetchone() is not None
-
-
 def intake_id_by_key(connection: Connection, key: str) -> uuid.UUID | None:
     """Return the delivery that has this key; None where there is none."""
     row = connection.execute("SELECT intake_id FROM ledger.intake WHERE delivery_key = %s", (key,)).fetchone()
@@ -176,20 +169,3 @@ def delivery_progress(connection: Connection, intake_id: uuid.UUID) -> Mapping[s
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(_PROGRESS, (intake_id,))
         return cursor.fetchone()
-
-
-def upload_progress(connection: Connection, upload_id: uuid.UUID) -> list[Mapping[str, Any]]:
-    """Return the files of a direct drop, each with its delivery where it has arrived."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(
-            """
-            SELECT f.name, f.blob, d.intake_id, d.state AS outcome, coalesce(d.reason, d.hold_reason) AS reason,
-                   d.detail, d.study_uid, d.sop_uid
-            FROM ledger.upload_file f
-            LEFT JOIN ledger.intake o ON o.delivery_key LIKE 'drop:' || f.blob || ':%%'
-            LEFT JOIN ledger.delivery d ON d.intake_id = coalesce(o.superseded_by, o.intake_id)
-            WHERE f.upload_id = %s ORDER BY f.name, d.received_at
-            """,
-            (upload_id,),
-        )
-        return list(cursor.fetchall())

@@ -78,9 +78,11 @@ def test_queue_triggers(triggers: dict[str, dict[str, Any]], name: str, queue: s
 def test_blob_and_timer_triggers(triggers: dict[str, dict[str, Any]]) -> None:
     assert (triggers["drop"]["type"], triggers["drop"]["path"]) == ("blobTrigger", "incoming/{name}")
     assert str(triggers["drop"]["source"]) == "EventGrid"  # the polling trigger skips files
+    assert triggers["drop"]["properties"]["SupportsDeferredBinding"]  # the host sends no content
+    assert (triggers["drop_sweep"]["type"], triggers["drop_sweep"]["schedule"]) == ("timerTrigger", "15 * * * * *")
     assert (triggers["sweep"]["type"], triggers["sweep"]["schedule"]) == ("timerTrigger", "*/30 * * * * *")
     assert triggers["warm_up"]["type"] == "warmupTrigger"
-    assert len(triggers) == 23
+    assert len(triggers) == 24
 
 
 def test_host_json_retries_queues() -> None:

@@ -16,13 +16,13 @@ from functools import partial
 from typing import Any
 
 from azure.core.exceptions import AzureError, ResourceExistsError, ResourceNotFoundError
-from azure.storage.blob import BlobProperties, ContainerClient
+from azure.storage.blob import BlobClient, BlobProperties, ContainerClient
 
 from imaging_core.errors import Permanent
 from imaging_core.telemetry import get_logger
 from infra.local.functions_host.connections import Connections
 from infra.local.functions_host.host_json import BlobOptions
-from infra.local.functions_host.messages import TypedData
+from infra.local.functions_host.messages import ModelBindingData, TypedData
 from infra.local.functions_host.outputs import OutputWriter, send_creating
 from infra.local.functions_host.state import HostState
 from infra.local.functions_host.waiting import any_event
@@ -67,6 +67,8 @@ class BlobEvents:
         self._connection: str = function.trigger.options["connection"]
         self._container_name, _, pattern = function.trigger.options["path"].partition("/")
         self._pattern = _compile(pattern or "{name}")
+        # what the worker says of a parameter that is a client of the storage SDK
+        self._by_reference: bool = bool(function.trigger.options.get("properties", {}).get("SupportsDeferredBinding"))
         self._in_work: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
         self._slots = asyncio.Semaphore(options.max_degree_of_parallelism)
@@ -120,8 +122,7 @@ class BlobEvents:
         async with self._slots:
             client = self._container.get_blob_client(blob.name)
             try:
-                content = await self._connections.call(lambda: client.download_blob().readall())
-                data = TypedData(bytes=content)
+                data = self._reference(blob) if self._by_reference else await self._content(client)
                 outputs = await self._worker.invoke(
                     self._function, data, self._metadata(blob, client.url), new_traceparent()
                 )
@@ -138,6 +139,20 @@ class BlobEvents:
                 self._on_done()
             self._not_before.pop(blob.name, None)
             self._state.delivered(self._container_name, blob.name, blob.etag)
+
+    async def _content(self, client: BlobClient) -> TypedData:
+        return TypedData(bytes=await self._connections.call(lambda: client.download_blob().readall()))
+
+    def _reference(self, blob: BlobProperties) -> TypedData:
+        """Return what the host of Azure sends for a parameter of an SDK type: where the blob is, and no content."""
+        where = {"Connection": self._connection, "ContainerName": self._container_name, "BlobName": blob.name}
+        reference = ModelBindingData(
+            version="1.0",
+            source="AzureStorageBlobs",
+            content_type="application/json",
+            content=json.dumps(where).encode(),
+        )
+        return TypedData(model_binding_data=reference)
 
     async def _failed(self, blob: BlobProperties, tries: int) -> None:
         if tries < self._options.poison_blob_threshold:

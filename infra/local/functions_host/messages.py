@@ -13,6 +13,7 @@ __all__ = [
     "BindingInfo",
     "FunctionMetadataResponse",
     "InvocationResponse",
+    "ModelBindingData",
     "NullableBool",
     "NullableDouble",
     "NullableString",
@@ -119,6 +120,10 @@ class TypedData(Message):
     def WhichOneof(self, _group: str) -> str | None:
         """Return the name of the one field that is set."""
         return next(iter(vars(self)), None)
+
+
+class ModelBindingData(Message):
+    """Where the data of an SDK-type parameter is: `version`, `source`, `content_type`, `content` (JSON)."""
 
 
 class ParameterBinding(Message):
