@@ -211,6 +211,7 @@ _TABLE = [
         0x0110,
     ),
     ErrorCode("not-an-image", 415, "The file is neither PNG nor JPEG.", "Le fichier n'est ni PNG ni JPEG."),
+    ErrorCode("several-frames", 415, "The picture has several frames.", "L'image comporte plusieurs vues."),
     ErrorCode("colour-not-supported", 415, "This colour model is not taken.", "Ce modèle de couleur n'est pas pris."),
     ErrorCode(
         "directory",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import azure.functions as func
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from imaging_core.database import unit_of_work
 from imaging_core.dicom.header import valid_uid
@@ -27,6 +27,8 @@ __all__ = ["PatientFields", "StudyFields", "parse_fields", "take_in_image", "upl
 
 _LONG = 64  # LO, PS3.5 6.2
 _SHORT = 16  # SH and CS
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{8}", re.ASCII)
+_EARLIEST, _TOMORROW = date(1880, 1, 1), timedelta(days=1)
 _CODE = re.compile(r"[A-Z0-9_ ]*")
 
 
@@ -44,8 +46,22 @@ def _name_part(value: str) -> str:
 
 def _date(value: str) -> str:
     text = value.strip()
-    parsed = date.fromisoformat(text if "-" in text else f"{text[:4]}-{text[4:6]}-{text[6:]}")
+    if not _DATE.fullmatch(text):
+        raise ValueError("is not YYYY-MM-DD")
+    parsed = date.fromisoformat(text)
+    if not _EARLIEST <= parsed <= datetime.now(UTC).date() + _TOMORROW:
+        raise ValueError("is not a birth date of a person who lives")
     return parsed.strftime("%Y%m%d")
+
+
+def _moment(value: datetime) -> datetime:
+    now = datetime.now(value.tzinfo) if value.tzinfo is not None else datetime.now()  # as it was sent
+    if value.date() < _EARLIEST or value > now + _TOMORROW:
+        raise ValueError("is no moment at which a picture can have been taken")
+    offset = value.utcoffset()
+    if offset is not None and offset.total_seconds() % 60:
+        raise ValueError("has an offset that is not whole minutes")
+    return value
 
 
 def _code(value: str) -> str:
@@ -77,6 +93,12 @@ class PatientFields(BaseModel):
     sex: Annotated[str, Field(pattern="^[MFO]?$")] = ""
     assigner: Annotated[str, Field(max_length=_LONG), AfterValidator(_plain_text)] = ""
 
+    @model_validator(mode="after")
+    def _name_fits(self) -> PatientFields:
+        if len(f"{self.family}^{self.given}") > _LONG:
+            raise ValueError(f"family and given together have more than {_LONG - 1} characters (PS3.5 6.2, PN)")
+        return self
+
 
 class StudyFields(BaseModel):
     """Of what study the picture is."""
@@ -87,7 +109,7 @@ class StudyFields(BaseModel):
     modality: Annotated[Code, Field(min_length=2)] = "DX"
     body_part: Code = ""
     view: Code = ""
-    acquired_at: datetime | None = None
+    acquired_at: Annotated[datetime, AfterValidator(_moment)] | None = None
     study_uid: Annotated[str, AfterValidator(_uid_or_empty)] = ""
 
 
@@ -200,5 +222,5 @@ def parse_fields(form: dict[str, str]) -> tuple[PatientFields, StudyFields]:
         missing = [str(fault["loc"][0]) for fault in faults if fault["type"] == "missing"]
         if missing:
             raise Rejected("missing-field", ", ".join(missing)) from error
-        told = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in faults)
+        told = "; ".join(": ".join((*(str(part) for part in fault["loc"]), fault["msg"])) for fault in faults)
         raise Rejected("bad-field", told) from error

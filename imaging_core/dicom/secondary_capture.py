@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
@@ -28,12 +26,11 @@ from pydicom.uid import (
     MultiFrameTrueColorSecondaryCaptureImageStorage,
 )
 
-from imaging_core.errors import Rejected
+from imaging_core.dicom.picture import Picture, read_picture
 
 __all__ = ["ImageFields", "capture", "derived_uid"]
 
 _NAMESPACE = uuid.UUID("5f7c7f0a-6a3a-5c0e-9d57-0f4b8c0c9a11")
-_REFUSED = {"CMYK": "CMYK", "YCCK": "YCCK", "LAB": "CIELAB", "HSV": "HSV", "F": "floating point"}
 
 
 @dataclass(frozen=True)
@@ -81,62 +78,27 @@ def capture(data: bytes, fields: ImageFields) -> bytes:
     Parameters
     ----------
     data : bytes
-        PNG or JPEG. EXIF orientation is applied, then every text and EXIF block is left behind (D50); 16-bit grey is
-        kept; an alpha channel is flattened on black; CMYK and other print colours are refused, for they need a profile
-        to be read.
+        PNG or JPEG: see `imaging_core.dicom.picture`.
     fields : ImageFields
         Patient, study and view.
 
     Raises
     ------
     Rejected
-        ``not-an-image``, ``too-many-pixels``, ``colour-not-supported``, ``pixels-unreadable``.
+        ``not-an-image``, ``too-many-pixels``, ``colour-not-supported``, ``several-frames``, ``pixels-unreadable``.
     """
     digest = hashlib.sha256(data).hexdigest()
-    pixels = _pixels(data, fields.limit_pixels)
+    picture = read_picture(data, fields.limit_pixels)
     study_uid = fields.study_uid or derived_uid("study", fields.issuer, fields.patient_id, fields.accession or digest)
-    dataset = _dataset(pixels, fields, study_uid, digest)
+    dataset = _dataset(picture, fields, study_uid, digest)
     out = io.BytesIO()
     dataset.save_as(out, enforce_file_format=True)
     return out.getvalue()
 
 
-def _pixels(data: bytes, limit: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    Image.MAX_IMAGE_PIXELS = None  # the limit below is checked from the header, before anything is decoded
-    try:
-        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise Rejected("not-an-image", "send PNG or JPEG") from error
-    if picture.width * picture.height > limit:
-        raise Rejected("too-many-pixels", f"{picture.width} x {picture.height} pixels, MAX_IMAGE_PIXELS = {limit}")
-    if picture.mode in _REFUSED:
-        raise Rejected("colour-not-supported", f"{_REFUSED[picture.mode]} pixels: export as grey or RGB")
-    try:
-        picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode in ("LA", "RGBA", "PA") or "transparency" in upright.info:
-            rgba = upright.convert("RGBA")
-            flat = Image.new("RGB", rgba.size)
-            flat.paste(rgba, mask=rgba.getchannel("A"))
-            upright = flat.convert("L") if picture.mode == "LA" else flat
-        if upright.mode in ("I", "I;16", "I;16B"):
-            return np.asarray(upright).astype(np.uint16)
-        if upright.mode in ("1", "L"):
-            return np.asarray(upright.convert("L"))
-        colour = np.asarray(upright.convert("RGB"))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises many types on broken files; all mean the same to the sender
-        raise Rejected("pixels-unreadable", f"the picture is broken ({type(error).__name__})") from error
-    if np.array_equal(colour[..., 0], colour[..., 1]) and np.array_equal(colour[..., 0], colour[..., 2]):
-        return np.ascontiguousarray(colour[..., 0])  # a grey picture in an RGB file is a radiograph all the same
-    return colour
-
-
-def _dataset(
-    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], fields: ImageFields, study_uid: str, digest: str
-) -> Dataset:
+def _dataset(picture: Picture, fields: ImageFields, study_uid: str, digest: str) -> Dataset:
     dataset = Dataset()
+    pixels = picture.pixels
     colour, words = pixels.ndim == 3, pixels.dtype == np.uint16
     if colour:
         dataset.SOPClassUID = MultiFrameTrueColorSecondaryCaptureImageStorage
@@ -178,8 +140,8 @@ def _dataset(
     else:
         dataset.PresentationLUTShape = "IDENTITY"
         dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = "0", "1", "US"
-    bits = 16 if words else 8
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+    dataset.BitsAllocated = 16 if words else 8
+    dataset.BitsStored, dataset.HighBit = picture.bits, picture.bits - 1
     dataset.PixelRepresentation = 0
     body = pixels.tobytes() if not words else pixels.astype("<u2").tobytes()
     dataset.PixelData = body + b"\0" * (len(body) % 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -38,6 +39,10 @@ class Service:
 
     folder: Path
 
+    @functools.cached_property
+    def addresses(self) -> dict[str, Any]:
+        return self.parts()
+
     def parts(self) -> dict[str, Any]:
         done = subprocess.run(
             [*IMAGING, "status", "--json", "--secrets", "--data-dir", str(self.folder)],
@@ -49,18 +54,18 @@ class Service:
         return found
 
     def send(self, *files: bytes) -> httpx.Response:
-        part = self.parts()["ingestion"]
+        part = self.addresses["ingestion"]
         body, kind = multipart(*files)
         headers = {"Content-Type": kind, "Authorization": f"Bearer {part['token']}"}
         return httpx.post(f"{part['url']}/dicomweb/studies", content=body, headers=headers, timeout=120)
 
     def blob_names(self) -> set[str]:
-        service = BlobServiceClient.from_connection_string(self.parts()["blob"]["token"])
+        service = BlobServiceClient.from_connection_string(self.addresses["blob"]["token"])
         with service, service.get_container_client("images") as container:
             return {item.name for item in container.list_blobs()}
 
     def rows(self, sop_uids: Sequence[str]) -> dict[str, list[str]]:
-        port = int(str(self.parts()["postgres"]["url"]).rsplit(":", 1)[1].split("/")[0])
+        port = int(str(self.addresses["postgres"]["url"]).rsplit(":", 1)[1].split("/")[0])
         credentials = load_credentials(Layout.at(self.folder))
         found: dict[str, list[str]] = {uid: [] for uid in sop_uids}
         with psycopg.connect(database_url(credentials, port, "imaging_worker")) as connection:

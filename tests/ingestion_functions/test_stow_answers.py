@@ -175,7 +175,7 @@ def test_a_study_that_a_person_linked_is_stored_with_b000(door: Door, parts: Ser
     assert door(stow.store, *multipart(part10(first))).status_code == 200
     with unit_of_work(parts.pool) as connection:
         connection.execute(
-            "INSERT INTO ledger.hold_resolution (study_uid, action, subject, who) VALUES (%s, 'link', 'Patient/1', 'x')",
+            "INSERT INTO ledger.hold_resolution (study_uid, action, subject, who) VALUES (%s, 'link', 'Patient/1', '')",
             (first.StudyInstanceUID,),
         )
     second = instance(StudyInstanceUID=first.StudyInstanceUID, PatientID=first.PatientID)
