@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -42,7 +42,8 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptu
 from pydicom.valuerep import DA, TM
 
 from fhir_adapter.client import Resource
-from fhir_adapter.dicom_json import text
+from fhir_adapter.dicom_json import clean, text
+from fhir_adapter.dicom_time import fhir_date
 from fhir_adapter.identity import device_id, dicom_uid
 from fhir_adapter.results import AnalysisResult, Finding, ModelInfo
 from fhir_adapter.terminology import (
@@ -400,24 +401,28 @@ def _person(attribute: Mapping[str, Any] | None) -> str | None:
         value = {"Alphabetic": value}
     if not isinstance(value, Mapping):
         return None
-    groups = [str(value.get(name) or "").replace("\\", " ")[:64] for name in ("Alphabetic", "Ideographic", "Phonetic")]
+    groups = [_name_group(str(value.get(name) or "")) for name in ("Alphabetic", "Ideographic", "Phonetic")]
     return "=".join(groups).rstrip("=") or None
 
 
+def _name_group(value: str) -> str:
+    """Return a component group that DICOM allows: five components at most, no delimiters inside."""
+    parts = [_short(clean(part)).replace("=", " ") for part in value.split("^")[:5]]
+    return "^".join(parts)[:64].rstrip("^ ")
+
+
 def _date(value: str) -> str:
-    return _checked(value.replace(".", ""), lambda shown: datetime.strptime(shown, "%Y%m%d"))
+    return (fhir_date(value) or "").replace("-", "")
 
 
 def _time(value: str) -> str:
-    return _checked(value.replace(":", ""), lambda shown: datetime.strptime(shown[:6].ljust(6, "0"), "%H%M%S"))
-
-
-def _checked(value: str, parse: Callable[[str], object]) -> str:
-    try:
-        parse(value)
-    except ValueError:
+    """Return a TM value, empty where it is none (PS3.5 6.2; the ACR-NEMA form with colons too)."""
+    shown = value.replace(":", "")
+    match = re.fullmatch(r"(\d{2})(\d{2})?(\d{2})?(\.\d{1,6})?", shown)
+    if match is None or (match.group(4) and not match.group(3)):
         return ""
-    return value if value.replace(".", "").isdigit() else ""
+    hour, minute, second = (int(group or 0) for group in match.group(1, 2, 3))
+    return shown if hour < 24 and minute < 60 and second < 60 else ""
 
 
 def _orientation(header: Mapping[str, Any]) -> list[str]:
@@ -432,7 +437,8 @@ def _code_string(value: str) -> str:
 
 
 def _short(value: str) -> str:
-    return value.replace("\\", " ")[:64]
+    """Return an LO value: one line, no delimiter (PS3.5 6.2)."""
+    return "".join(char if char.isprintable() and char != "\\" else " " for char in value)[:64].strip()
 
 
 def _long(value: str) -> str:
