@@ -108,7 +108,7 @@ class Analyser:
         for bundle in registry.all():
             model = loaded.get(bundle.reference)
             if model is None or model.bundle.sha256 != bundle.sha256:
-                model = Model(bundle, interpreters, largest_batch=largest_batch)
+                model = _loaded(bundle, interpreters, largest_batch)
                 self._fresh.append(model)
             self.models[bundle.reference] = model
 
@@ -246,6 +246,13 @@ class Analyser:
         study = _Study(self, "", chosen, (), timings)
         study.look(InstanceRef(reading.sop_uid, ""), reading, lambda: "")
         return study.concluded().analyses[0]
+
+
+def _loaded(bundle: Bundle, interpreters: int, largest_batch: int) -> Model:
+    try:
+        return Model(bundle, interpreters, largest_batch=largest_batch)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise Permanent("model-unusable", f"{bundle.reference}: {type(error).__name__}") from error
 
 
 class _Study:

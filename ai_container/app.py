@@ -186,7 +186,7 @@ def _analyse(held: Parts, wanted: AnalysisRequest) -> Response:
         response = jsonify(body)
         response.content_type = _FHIR_JSON
         return response
-    return jsonify({**study_answer(answers), "timings_ms": timings.rounded()})
+    return jsonify({**study_answer(result.analyses, answers), "timings_ms": timings.rounded()})
 
 
 def _concluded(held: Parts, analysis: StudyAnalysis, publish: bool, timings: Timings) -> dict[str, Any]:

@@ -143,7 +143,8 @@ def compare(counts: Counts, reference: Counts) -> list[Comparison]:
             else [str(number) for number in range(len(BINS[kind]) + 1)]
         )
         now, then = [seen.get(p, 0) for p in places], [expected.get(p, 0) for p in places]
-        noise = psi_noise(sum(now), sum(then), sum(bool(a or b) for a, b in zip(now, then, strict=True)))
+        bins = max(2, sum(bool(a or b) for a, b in zip(now, then, strict=True)))
+        noise = psi_noise(sum(now), sum(then), bins)
         value = psi(now, then)
         found.append(Comparison(quantity, value, noise, _state(value, noise)))
     return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
@@ -23,7 +25,7 @@ from imaging_core.errors import Retryable
 __all__ = ["WINDOW_DAYS", "DriftStore"]
 
 WINDOW_DAYS = 30
-_TRIES = 10
+_TRIES = 20
 _FOLDER = "drift"
 log = telemetry.get_logger(__name__)
 
@@ -107,7 +109,9 @@ class DriftStore:
 
     def _add(self, key: tuple[str, str], entry: _Unsaved) -> None:
         name = _name(*key)
-        for _ in range(_TRIES):
+        for number in range(_TRIES):
+            if number:  # others save too: not all at once again
+                time.sleep(random.uniform(0, 0.01 * 2 ** min(number, 6)))  # noqa: S311 nothing secret
             try:
                 data, etag = self._blobs.get_with_etag(CONTAINER, name)
                 held = _parsed(data)

@@ -1,7 +1,7 @@
 """What a model says on a site's own labelled images: the numbers that an AI committee asks for before it activates one.
 
 Nothing is published and nothing is stored. The labels are the site's: a CSV file with the columns ``path`` (below the
-file's own folder), ``label`` (1: the finding is there, 0: it is not) and, where they are known, ``patient`` and ``age``.
+file's own folder), ``label`` (1: the finding is there, 0: it is not) and, where known, ``patient`` and ``age``.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ def evaluate(analyser: Analyser, bundle: Bundle, items: Sequence[Labelled], find
     Returns
     -------
     dict
-        ``images``, ``analysed``, ``refused`` by reason, ``auc`` with its 95 % interval over patients, ``sensitivity`` and
-        ``specificity`` at the threshold, ``states`` by label, ``calibration_error``; a measure that needs both labels is
-        None without them.
+        ``images``, ``analysed``, ``refused`` by reason, ``auc`` with its 95 % interval over patients, ``sensitivity``
+        and ``specificity`` at the threshold, ``states`` by label, ``calibration_error``; a measure that needs both
+        labels is None without them.
 
     Raises
     ------

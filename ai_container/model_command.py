@@ -105,12 +105,11 @@ def show(reference: str) -> None:
     bundle = shelf.bundle(reference)
     card = bundle.folder / "MODEL_CARD.md"
     click.echo(card.read_text("utf-8") if card.is_file() else json.dumps(dict(bundle.description), indent=1))
-    console = Console()
-    console.print(f"[bold]{bundle.reference}[/bold], task {bundle.task}, sha256 {bundle.sha256}")
+    click.echo(f"{bundle.reference}, task {bundle.task}, sha256 {bundle.sha256}")
     for item in shelf.activation.history:
         if item.task == bundle.task:
             shadow = f", shadow {', '.join(item.shadow)}" if item.shadow else ""
-            console.print(
+            click.echo(
                 f"{item.at} {item.who}: {item.was or 'default'} -> {item.active or 'off'}{shadow}. {item.reason}"
             )
 

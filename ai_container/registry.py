@@ -68,6 +68,8 @@ class Registry:
         Two with the same name and version are refused.
     activation : Activation, optional
         What people have decided.
+    fetched : iterable of Bundle
+        From Blob Storage: these answer only where people have decided so, never by default.
 
     Raises
     ------
@@ -75,16 +77,19 @@ class Registry:
         ``model-unusable``: what is activated is not among the bundles, or is of another task.
     """
 
-    def __init__(self, bundles: Iterable[Bundle], activation: Activation | None = None) -> None:
+    def __init__(
+        self, bundles: Iterable[Bundle], activation: Activation | None = None, fetched: Iterable[Bundle] = ()
+    ) -> None:
         self._bundles: dict[str, Bundle] = {}
-        for bundle in bundles:
+        at_hand, further = list(bundles), list(fetched)
+        for bundle in (*at_hand, *further):
             if bundle.reference in self._bundles:
                 raise Permanent("bad-setting", f"two model bundles are called {bundle.reference}")
             self._bundles[bundle.reference] = bundle
         self._active: dict[str, Bundle] = {}
         self._shadows: dict[str, tuple[Bundle, ...]] = {}
         decided = (activation or Activation()).tasks
-        for bundle in sorted(self._bundles.values(), key=lambda item: version_key(item.version)):
+        for bundle in sorted(at_hand, key=lambda item: version_key(item.version)):
             if not bundle.research and bundle.task not in decided:
                 self._active[bundle.task] = bundle
         for task, models in decided.items():

@@ -108,32 +108,30 @@ def answer(analysis: StudyAnalysis) -> dict[str, Any]:
     }
 
 
-def study_answer(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def study_answer(analyses: Sequence[StudyAnalysis], answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the answer for a study: its first model's, with what all found and wrote, and each by itself.
 
     Parameters
     ----------
+    analyses : sequence of StudyAnalysis
     answers : sequence of dict
-        One per task, with ``artifacts``, ``resources`` and ``revision``; at least one.
+        One per analysis, with ``artifacts``, ``resources`` and ``revision``; at least one.
     """
     resources = [name for item in answers for name in item["resources"]]
     return {
         **answers[0],
         "findings": [finding for item in answers for finding in item["findings"]],
-        "not_analysed": _merged(answers),
+        "not_analysed": _in_none(analyses),
         "resources": list(dict.fromkeys(resources)),
         "analyses": list(answers),
     }
 
 
-def _merged(answers: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+def _in_none(analyses: Sequence[StudyAnalysis]) -> list[dict[str, str]]:
     """Return what no model analysed: an image that one of several refused and another took is analysed."""
-    if len(answers) == 1:
-        named: list[dict[str, str]] = answers[0]["not_analysed"]
-        return named
-    taken = {uid for item in answers for uid in item["analysed"]}
-    found = {entry["sop_uid"]: entry for item in answers for entry in item["not_analysed"]}
-    return [found[uid] for uid in sorted(found) if uid not in taken]
+    taken = {image.sop_uid for item in analyses for image in item.images if not image.reason}
+    reasons = {sop_uid: reason for item in reversed(analyses) for sop_uid, reason in item.not_analysed}
+    return [{"sop_uid": uid, "reason": reasons[uid]} for uid in sorted(reasons) if uid not in taken]
 
 
 def _result_json(analysis: StudyAnalysis, revision: int | None, created: str, language: str) -> bytes:

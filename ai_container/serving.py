@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ai_container import activation, dicom_results
@@ -66,8 +66,8 @@ class Parts:
         """Load, then look for other activations, and save what drift has counted, until the service stops."""
         self._load()
         self._tried.set()
-        if self._analyser is not None:
-            dicom_results.warm_up()
+        # beside, for it is long and only the first SR gains by it
+        threading.Thread(target=dicom_results.warm_up, name="warm-up-sr", daemon=True).start()
         while not self._stop.wait(self.settings.model_poll_s if self._analyser else _AGAIN_S):
             self._load()
             self._save_drift()
@@ -88,22 +88,23 @@ class Parts:
             MODEL_LOAD_FAILURES.labels(code=error.code).inc()
             level = log.warning if isinstance(error, Retryable) else log.error
             level("models-not-loaded", code=error.code, detail=error.detail, serving=self._analyser is not None)
+        except Exception as error:  # whatever it is, this thread has to look again: it is the only one that does
+            self._failure = Permanent("internal", "the models could not be loaded; the log has the reason")
+            MODEL_LOAD_FAILURES.labels(code="internal").inc()
+            log.error("models-not-loaded", exc_info=error)
         else:
             self._failure = None
             log.info("models-ready", models=self._roles(), seconds=round(time.perf_counter() - began, 2))
 
     def _exchange(self, wanted: Activation, etag: str) -> None:
-        here = {bundle.reference: bundle for bundle in (*self._packaged, *self._extra.values())}
         packaged = {bundle.reference for bundle in self._packaged}
+        fetched = dict(self._extra)
         for reference, pinned in wanted.pinned().items():
-            if reference in packaged and not pinned.manifest_sha256:
-                continue
-            if reference in packaged:
-                raise Permanent(
-                    "model-unusable", f"{reference} is in the image and in Blob Storage: give one a version"
-                )
-            here[reference] = self._bundles.load(reference, pinned.manifest_sha256)
-        self._serve(Registry(here.values(), wanted))
+            if reference not in packaged:
+                fetched[reference] = self._bundles.load(reference, pinned.manifest_sha256)
+            elif pinned.manifest_sha256:
+                raise Permanent("model-unusable", f"{reference} is in the image and in Blob Storage")
+        self._serve(Registry(self._packaged, wanted, fetched.values()))
         self._activation, self._etag = wanted, etag
 
     def _serve(self, registry: Registry) -> None:
@@ -160,11 +161,14 @@ class Parts:
         with self._loading:
             if self._analyser is None or not self._analyser.registry.has(reference):
                 bundle = self._bundles.load(reference)
+                # the latest few are kept, besides what is activated
                 self._extra = {**dict(list(self._extra.items())[-(_MOST_EXTRA - 1) :]), reference: bundle}
                 pinned = self._activation.pinned()
-                answering = [item for item in self._all() if item.reference in pinned or item in self._packaged]
-                extra = [item for item in self._extra.values() if item.reference not in pinned]
-                self._serve(Registry(_once([*answering, *extra]), self._activation))
+                activated = {item.reference: item for item in self._all() if item.reference in pinned}
+                fetched = {**self._extra, **activated}
+                for item in self._packaged:
+                    fetched.pop(item.reference, None)
+                self._serve(Registry(self._packaged, self._activation, fetched.values()))
             assert self._analyser is not None  # noqa: S101 just served
             return self._analyser
 
@@ -210,7 +214,3 @@ class Parts:
         self._thread.join(timeout=5)
         self._save_drift()
         self._pool.close()
-
-
-def _once(bundles: Iterable[Bundle]) -> list[Bundle]:
-    return list({bundle.reference: bundle for bundle in bundles}.values())

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import io
+import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 
+import ai_container
 from ai_container.analyser import Analyser
 from ai_container.registry import Registry
 from imaging_core.dicom.child import DecodePool
@@ -57,3 +61,27 @@ def registry() -> Registry:
 def analyser(registry: Registry, decoder: DecodePool) -> Analyser:
     """Every model, loaded."""
     return Analyser(registry, decoder)
+
+
+def bundle_folder(target: Path, **changes: object) -> Path:
+    """Return a bundle of the package's networks under another description, made in `target`."""
+    source = Path(ai_container.__file__).parent / "bundles" / "chest-opacity" / "1.0.0"
+    description = {**yaml.safe_load((source / "model.yaml").read_text("utf-8")), **changes}
+    folder = target / str(description["name"]) / str(description["version"])
+    shutil.copytree(source, folder)
+    (folder / "model.yaml").write_text(yaml.safe_dump(description, allow_unicode=True), encoding="utf-8")
+    return folder
+
+
+CHILDREN = {
+    "name": "chest-child",
+    "version": "0.1.0",
+    "task": "child-pneumonia",
+    "scope": {
+        "modalities": ["CR", "DX"],
+        "body_parts": ["chest"],
+        "views": ["frontal"],
+        "age_years": {"least": 1, "below": 6},
+    },
+}
+"""Changes that make the package's model one for children, to route by."""

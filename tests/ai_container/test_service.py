@@ -23,6 +23,7 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 import ai_container
+from ai_container.activation import Pinned, TaskModels, change
 from ai_container.app import Parts, create_app
 from fhir_adapter.client import FhirClient
 from fhir_adapter.identity import IMAGING_STUDY, report_role, resource_id
@@ -30,14 +31,15 @@ from imaging_core.blobs import BlobStore
 from imaging_core.dicom.pixels import decode, render
 from imaging_core.errors import Permanent
 from imaging_core.settings import Settings
-from tests.ai_container.conftest import changed, sample
+from tests.ai_container.conftest import CHILDREN, bundle_folder, changed, sample
 
 CODE = "409609008"
 
 
 @pytest.fixture(scope="session")
 def app(settings: Settings) -> Flask:
-    return create_app(settings, Parts(settings))
+    # other tests activate models meanwhile: this service shall not take them over
+    return create_app(settings, Parts(settings.model_copy(update={"model_poll_s": 3600.0})))
 
 
 @pytest.fixture(scope="session")
@@ -385,6 +387,164 @@ def test_the_trace_goes_on(client: FlaskClient, study: Study) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     response = client.post("/v1/analyses", json={}, headers={"traceparent": parent})
     assert problem(response, 400, "missing-field")["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.mark.requirement("R3")
+def test_what_nobody_looked_for_is_listed(
+    client: FlaskClient, study: Study, chest: bytes, fhir_client: FhirClient, blob_store: BlobStore
+) -> None:
+    """Of ChestX-ray14's findings those that no model covers; where the gate refuses, all fourteen."""
+    study.add(chest, "CR")
+    study.register(fhir_client)
+    answer = ok(client.post("/v1/analyses", json=study.request()))
+    words = {text["en"]: text["fr"] for text in answer["not_assessed"]}
+    assert len(words) == 11
+    assert words["Pleural effusion"] == "Épanchement pleural"
+    assert not {"Pneumonia", "Consolidation", "Infiltration"} & set(words)
+    result = json.loads(blob_store.get("results", f"{study.uid}/chest-opacity/0/result.json"))
+    assert result["not_assessed"] == answer["not_assessed"]
+    refused = ok(
+        client.post("/v1/analyses:preview", data=changed(chest, PatientAge="004Y"), content_type="application/dicom")
+    )
+    assert len(refused["not_assessed"]) == 14
+
+
+def test_the_result_file_has_regions_in_pixels(
+    client: FlaskClient, study: Study, chest: bytes, fhir_client: FhirClient, blob_store: BlobStore
+) -> None:
+    study.add(chest, "CR")
+    study.register(fhir_client)
+    ok(client.post("/v1/analyses", json=study.request()))
+    heatmap = json.loads(blob_store.get("results", f"{study.uid}/chest-opacity/0/result.json"))["heatmap"]
+    assert (heatmap["rows"], heatmap["columns"]) == (1955, 1841)
+    assert heatmap["regions"]
+    for region in heatmap["regions"]:
+        box = region["box"]
+        assert 0 <= box["x"] < box["x"] + box["width"] <= 1841
+        assert 0 <= box["y"] < box["y"] + box["height"] <= 1955
+        assert 0.5 <= region["score"] <= 1
+
+
+@pytest.fixture
+def several(settings: Settings, blob_store: BlobStore, token: str, tmp_path: Path) -> Iterator[FlaskClient]:
+    """A service with two active models on adults' chests, one with a shadow, and one for children."""
+    bundle_folder(tmp_path, name="chest-second", task="second")
+    bundle_folder(tmp_path, version="2.0.0", research=True)
+    bundle_folder(tmp_path, **CHILDREN)
+    shadowed = TaskModels(Pinned("chest-opacity:1.0.0"), (Pinned("chest-opacity:2.0.0"),))
+    change(blob_store, "chest-opacity", shadowed, who="ada", at="2026-01-01T00:00:00+00:00", reason="trial")
+    parts = Parts(settings.model_copy(update={"model_dir": str(tmp_path), "model_poll_s": 3600.0}))
+    with create_app(settings, parts).test_client() as opened:
+        opened.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+        yield opened
+    parts.close()
+    for blob in list(blob_store.list("models")):
+        blob_store.delete("models", blob.name)
+
+
+@pytest.mark.requirement("R1", "R7")
+def test_several_models_on_one_study_and_a_shadow_beside(
+    several: FlaskClient, study: Study, chest: bytes, fhir_client: FhirClient, blob_store: BlobStore
+) -> None:
+    study.add(chest, "CR")
+    study.register(fhir_client)
+    answer = ok(several.post("/v1/analyses", json=study.request()))
+    assert [item["task"] for item in answer["analyses"]] == ["chest-opacity", "second"]
+    assert len(answer["findings"]) == 2
+    for task in ("chest-opacity", "second"):
+        report = resource_id(study.uid, report_role(task))
+        assert f"DiagnosticReport/{report}" in answer["resources"]
+        assert fhir_client.read("DiagnosticReport", report) is not None
+    names = {blob.name.removeprefix(f"{study.uid}/") for blob in blob_store.list("results", f"{study.uid}/")}
+    shadow = "chest-opacity/shadow/chest-opacity-2.0.0.json"
+    assert {"chest-opacity/0/result.json", "second/0/result.json", shadow} <= names
+    kept = json.loads(blob_store.get("results", f"{study.uid}/{shadow}"))
+    assert kept["model"]["version"] == "2.0.0"
+    assert kept["per_image"][0]["probability"] > 0
+    assert "2.0.0" not in json.dumps(answer)
+    roles = {f"{item['name']}:{item['version']}": item["role"] for item in ok(several.get("/v1/models"))["models"]}
+    assert roles["chest-opacity:2.0.0"] == "shadow"
+    drift = ok(several.get("/v1/models/chest-opacity/drift?version=2.0.0"))
+    assert drift["images"] == 1
+    text = several.get("/metrics").get_data(as_text=True)
+    assert 'ai_shadow_runs_total{model="chest-opacity:2.0.0",outcome="kept"}' in text
+    assert 'ai_model_info{model="chest-opacity:1.0.0",role="active",task="chest-opacity"} 1.0' in text
+
+
+def test_a_model_named_in_the_request_answers_alone(
+    several: FlaskClient, study: Study, chest: bytes, blob_store: BlobStore
+) -> None:
+    study.add(chest, "CR")
+    answer = ok(several.post("/v1/analyses", json=study.request(publish=False, model="chest-opacity:2.0.0")))
+    assert answer["model"]["version"] == "2.0.0"
+    assert len(answer["analyses"]) == 1
+    assert list(blob_store.list("results", study.uid)) == []
+
+
+@pytest.mark.requirement("R3")
+def test_the_age_decides_whose_report_a_study_gets(
+    several: FlaskClient, study: Study, chest: bytes, fhir_client: FhirClient
+) -> None:
+    study.add(chest, "CR", PatientBirthDate="20010305")
+    study.register(fhir_client)
+    answer = ok(several.post("/v1/analyses", json=study.request()))
+    assert answer["model"]["name"] == "chest-child"
+    assert answer["not_analysed"] == []
+    assert fhir_client.read("DiagnosticReport", resource_id(study.uid, report_role("child-pneumonia"))) is not None
+    assert fhir_client.read("DiagnosticReport", resource_id(study.uid, report_role("chest-opacity"))) is None
+
+
+def test_assume_adult_is_told_where_it_was_needed(settings: Settings, token: str, chest: bytes) -> None:
+    parts = Parts(settings.model_copy(update={"assume_adult": True, "model_poll_s": 3600.0}))
+    client = create_app(settings, parts).test_client()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/dicom"}
+
+    def ask(data: bytes) -> dict[str, Any]:
+        return ok(client.post("/v1/analyses:preview", data=data, headers=headers))
+
+    unknown = ask(changed(chest, PatientBirthDate=""))
+    assert unknown["assumed"] == ["adult"]
+    assert len(unknown["findings"]) == 1
+    assert ask(chest)["assumed"] == []
+    assert [item["reason"] for item in ask(changed(chest, PatientAge="003Y"))["not_analysed"]] == ["child"]
+    parts.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/v1/models/none/drift", 404, "not-found"),
+        ("/v1/models/chest-opacity/drift?version=0.0.1", 404, "not-found"),
+        ("/v1/models/chest-opacity/drift?days=0", 400, "bad-field"),
+        ("/v1/models/chest-opacity/drift?days=x", 400, "bad-field"),
+    ],
+)
+def test_drift_of_what_is_not_there(client: FlaskClient, path: str, status: int, code: str) -> None:
+    problem(client.get(path), status, code)
+
+
+def test_metrics_say_what_the_committee_asks(client: FlaskClient, study: Study, chest: bytes) -> None:
+    """Model latency, findings, refusals by reason, out of distribution, queue (architecture, Telemetry)."""
+    study.add(chest, "CR")
+    leg = changed(sample("RG3_UNCR.dcm"), BodyPartExamined="CHEST", StudyDescription="", PatientBirthDate="19400101")
+    study.add(leg, "CR")
+    ok(client.post("/v1/analyses", json=study.request(publish=False)))
+    text = client.get("/metrics").get_data(as_text=True)
+    for line in (
+        'ai_model_seconds_count{model="chest-opacity:1.0.0",stage="network"}',
+        'ai_model_seconds_count{model="chest-opacity:1.0.0",stage="gate"}',
+        'ai_findings_total{finding="lung-opacity",model="chest-opacity:1.0.0",state="',
+        'ai_gate_refusals_total{model="chest-opacity:1.0.0",reason="out-of-distribution"}',
+        'ai_out_of_distribution_total{model="chest-opacity:1.0.0",verdict="refused"}',
+        "ai_queue_waiting ",
+        "ai_queue_running ",
+        "ai_queue_wait_seconds_count",
+        "ai_bytes_in_work ",
+        "ai_batch_size_count",
+        'ai_step_seconds_count{step="decode"}',
+    ):
+        assert line in text, line
+    assert study.uid not in text
 
 
 def test_many_at_once_answer_as_one_by_one(app: Flask, token: str, chest: bytes) -> None:

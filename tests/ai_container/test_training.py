@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ai_container.training.radiographs import Radiograph, box_mask, fold_of_patients, read_radiographs
-from ai_container.training.samples import group_of
 from ai_container.statistics import (
     auc,
     auc_within_folds,
@@ -22,6 +20,8 @@ from ai_container.statistics import (
     points_into_box,
     sigmoid,
 )
+from ai_container.training.radiographs import Radiograph, box_mask, fold_of_patients, read_radiographs
+from ai_container.training.samples import group_of
 
 
 def radiograph(**changes: object) -> Radiograph:
