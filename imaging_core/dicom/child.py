@@ -21,8 +21,10 @@ from pebble import ProcessExpired, ProcessPool
 
 from imaging_core.dicom.archival import ArchiveSyntax, Rendition, archival_rendition
 from imaging_core.dicom.coerce import Changes, Reason
+from imaging_core.dicom.deidentify import Options, deidentify
 from imaging_core.dicom.header import DicomHeader, HeaderLimits, complete, read_header, read_opening
 from imaging_core.dicom.pixels import DecodedImage, Window, decode, render_png
+from imaging_core.dicom.pseudonym import Pseudonyms
 from imaging_core.dicom.served import as_served_coerced
 from imaging_core.errors import Rejected, Retryable
 from imaging_core.settings import Settings
@@ -169,6 +171,10 @@ class DecodePool:
     def served(self, data: bytes, changes: Changes, source: str, reason: Reason, at: datetime) -> bytes:
         """Write other attributes for serving: see `imaging_core.dicom.served.as_served_coerced`."""
         return self.run(as_served_coerced, data, changes, source, reason, at)
+
+    def deidentify(self, data: bytes, pseudonyms: Pseudonyms, options: Options | None = None) -> bytes:
+        """Write a copy that names nobody: see `imaging_core.dicom.deidentify.deidentify`."""
+        return self.run(deidentify, data, pseudonyms, options)
 
     def warm_up(self) -> None:
         """Start the children now rather than at the first request."""

@@ -24,7 +24,7 @@ from pydicom.pixels.utils import pixel_array
 from imaging_core.dicom.codestream import check_codestream
 from imaging_core.errors import Rejected
 
-__all__ = ["DecodedImage", "Window", "decode", "render", "render_png"]
+__all__ = ["DecodedImage", "Window", "decode", "render", "render_png", "stored_frame"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -130,7 +130,7 @@ def _frames(dataset: Dataset) -> int:
 def _stored_values(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
     """Return stored values, high bits that belong to overlays masked off (D32); colour as RGB (D31)."""
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    array = _frame_array(dataset, frame)
+    array = stored_frame(dataset, frame)
     if photometric == "PALETTE COLOR":
         coloured = apply_color_lut(array, dataset)
         return np.asarray(coloured / 257 if coloured.dtype == np.uint16 else coloured, np.float32)
@@ -149,7 +149,11 @@ def _stored_values(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
     return array
 
 
-def _frame_array(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
+def stored_frame(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
+    """Return a frame as it is stored, or RGB where it is stored as YBR; shape (rows, columns[, samples]).
+
+    The bits above Bits Stored are as they are; a compressed frame's own header was compared with the data set (D36).
+    """
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated:
         codestream = get_frame(dataset.PixelData, frame, number_of_frames=_frames(dataset))
@@ -185,7 +189,7 @@ def _imagecodecs_frame(dataset: Dataset, codestream: bytes) -> npt.NDArray[Any]:
     if array.ndim == 3 and str(dataset.PhotometricInterpretation).startswith("YBR"):
         array = convert_color_space(array, str(dataset.PhotometricInterpretation), "RGB")
     if int(dataset.get("PixelRepresentation", 0)):
-        array = array.astype(np.int32)
+        array = np.ascontiguousarray(array).view(f"i{array.dtype.itemsize}")  # the bits are those of signed numbers
     return array
 
 
