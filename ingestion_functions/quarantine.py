@@ -11,7 +11,7 @@ import uuid
 
 from imaging_core import telemetry
 from imaging_core.blobs import BlobMissing
-from imaging_core.database import unit_of_work
+from imaging_core.database import Pool, unit_of_work
 from imaging_core.errors import Retryable
 from imaging_core.ledger import intake as deliveries
 from imaging_core.ledger import quarantine as ledger
@@ -20,7 +20,7 @@ from ingestion_functions import audit
 from ingestion_functions.intake import Source, take_in
 from ingestion_functions.services import Services
 
-__all__ = ["decide", "release_due"]
+__all__ = ["decide", "record_decision", "release_due"]
 
 log = telemetry.get_logger(__name__)
 
@@ -33,15 +33,20 @@ def decide(parts: Services, intake_id: uuid.UUID, action: Decision, *, who: str,
     Permanent
         See `imaging_core.ledger.quarantine.decide`.
     """
-    with unit_of_work(parts.pool) as connection:
-        ledger.decide(connection, intake_id, action, who=who, reason=reason)
-        what = f"urn:uuid:{intake_id}"
-        audit.note(connection, "quarantine-decided", client=client, what=what, patient=None, user=who)
+    record_decision(parts.pool, intake_id, action, who=who, reason=reason, client=client)
     if action == "release":
         try:
             release_due(parts)
         except Retryable as error:
             log.warning("postponed", step="release", code=error.code)
+
+
+def record_decision(pool: Pool, intake_id: uuid.UUID, action: Decision, *, who: str, reason: str, client: str) -> None:
+    """Record a decision with its audit; the sweep carries a release out."""
+    with unit_of_work(pool) as connection:
+        ledger.decide(connection, intake_id, action, who=who, reason=reason)
+        what = f"urn:uuid:{intake_id}"
+        audit.note(connection, "quarantine-decided", client=client, what=what, patient=None, user=who)
 
 
 def release_due(parts: Services) -> int:
