@@ -76,7 +76,7 @@ class Keyring:
         """Encrypt a value so that it opens only at `place` (such as a table's column and row)."""
         key_id = self.current.encode()
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = AESGCM(self.keys[self.current]).encrypt(nonce, value.encode(), place.encode())
+        sealed = AESGCM(self.keys[self.current]).encrypt(nonce, value.encode(), _bound_to(place))
         return bytes([len(key_id)]) + key_id + nonce + sealed
 
     def unseal(self, sealed: bytes, place: str) -> str:
@@ -93,6 +93,11 @@ class Keyring:
         if key is None or len(body) <= _NONCE_BYTES:
             raise SealBroken
         try:
-            return AESGCM(key).decrypt(body[:_NONCE_BYTES], body[_NONCE_BYTES:], place.encode()).decode()
+            return AESGCM(key).decrypt(body[:_NONCE_BYTES], body[_NONCE_BYTES:], _bound_to(place)).decode()
         except (InvalidTag, UnicodeDecodeError) as error:
             raise SealBroken from error
+
+
+def _bound_to(place: str) -> bytes:
+    """Return the associated data that ties a sealed value to its place (NIST SP 800-38D)."""
+    return place.encode()

@@ -22,8 +22,12 @@ from psycopg_pool import ConnectionPool
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from infra.local.ca import Certificates, ensure_certificates
+from infra.local.configuration import Layout, Ports, load_stack_settings
+from infra.local.credentials import load_credentials
 from infra.local.fhir import fhir_base_url
 from infra.local.node import find_node, install_packages
+from infra.local.stack_state import read_state
+from infra.local.status import ports_of
 from smart_launch import Keyring, Registration, SessionStore, SmartLaunch
 from smart_launch.signing_keys import SigningKey, load_keys
 from tests.conftest import Stores
@@ -38,6 +42,24 @@ SCOPES = (
     "patient/Observation.rs"
 )
 CONTROL_TOKEN = "control-of-the-tests"
+
+
+#: Folder of a stack that runs already; else each test run starts its own. For `tests.smart_launch.mutations`.
+RUNNING_STACK = "SMART_TEST_STACK"
+
+
+@pytest.fixture(scope="session")
+def stores(request: pytest.FixtureRequest) -> Stores:
+    """The three stores: those of a running stack that the environment names, else those of this test run."""
+    folder = os.environ.get(RUNNING_STACK)
+    if not folder:
+        own: Stores = request.getfixturevalue("stores")
+        return own
+    layout = Layout.at(Path(folder))
+    state = read_state(layout.state)
+    assert state is not None, f"{folder} holds no running stack"
+    ports = ports_of(state, Ports.from_settings(load_stack_settings(Path(folder))))
+    return Stores(layout, ports, load_credentials(layout))
 
 
 def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,12 +83,34 @@ def test_issuer_and_keys_from_openid_discovery_where_smart_has_none(scene: Scene
 
 
 @pytest.mark.requirement("S18")
-def test_openid_discovery_that_names_another_issuer_is_refused(scene: Scene) -> None:
-    scene.ehr.discovery |= {"issuer": None, "jwks_uri": None}
-    scene.ehr.openid_answer = lambda: json_answer(
-        {"issuer": "https://evil.example", "jwks_uri": "https://evil.example/k"}
-    )
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("issuer", ["https://evil.example", "{origin}/other", "{origin}/fhir/", None])
+def test_openid_discovery_that_names_another_issuer_is_refused(scene: Scene, known: bool, issuer: str | None) -> None:
+    ehr = scene.ehr
+    ehr.discovery |= {"issuer": f"{ehr.origin}/realm" if known else None, "jwks_uri": None}
+    named = issuer and issuer.format(origin=ehr.origin)
+    ehr.openid_answer = lambda: json_answer({"issuer": named, "jwks_uri": f"{ehr.origin}/jwks"})
     refused(scene.start(), "ehr-misconfigured")
+
+
+@pytest.mark.requirement("S18")
+def test_keys_are_looked_for_at_the_issuer_where_smart_names_it_without_them(scene: Scene) -> None:
+    ehr = scene.ehr
+    issuer = f"{ehr.origin}/realm"
+    ehr.discovery |= {"issuer": issuer, "jwks_uri": None}
+    ehr.openid_answer = lambda: json_answer({"issuer": issuer, "jwks_uri": f"{ehr.origin}/jwks"})
+    ehr.claims["iss"] = issuer
+    answer = ehr.authorize(scene.start().location)
+    assert scene.callback({**answer, "iss": issuer}).status_code == 303
+    assert "/realm/.well-known/openid-configuration" in ehr.paths()
+
+
+@pytest.mark.requirement("S18", "S7")
+def test_an_issuer_elsewhere_is_not_asked_for_its_keys(scene: Scene) -> None:
+    scene.ehr.discovery |= {"issuer": "https://login.elsewhere.example/tenant", "jwks_uri": None}
+    answer = scene.authorized()
+    del answer["iss"]
+    refused(scene.callback(answer), "ehr-misconfigured")
 
 
 @pytest.mark.requirement("S19")
@@ -339,10 +362,19 @@ def test_a_certificate_of_an_unknown_authority_is_refused(sandbox: Any) -> None:
 
 
 @pytest.mark.requirement("XA3", "S68")
-def test_proxies_and_netrc_of_the_environment_are_not_used(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert scene.start().status_code == 302
+def test_proxies_and_netrc_of_the_environment_are_not_used(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n", "utf-8")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    scene.ehr.resources["Patient/p1"] = {"resourceType": "Patient", "id": "p1"}
+    path = scene.launch()
+    assert scene.home(f"{path}patient")["id"] == "p1"
+    for seen in scene.ehr.seen:
+        assert not seen.headers.get("Authorization", "").startswith("Basic ")
 
 
 def test_origins() -> None:
