@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
-__all__ = ["Retry", "retry_after_seconds"]
+__all__ = ["Retry", "retry_after_seconds", "wait_asked_for"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +53,12 @@ def retry_after_seconds(value: str | None, now: float) -> float:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now)
     except (TypeError, ValueError):
         return 0.0
+
+
+def wait_asked_for(headers: Mapping[str, str], now: float) -> float:
+    """Return the seconds that an answer asks to wait: ``Retry-After``, or Azure's ``x-ms-retry-after-ms``."""
+    milliseconds = headers.get("x-ms-retry-after-ms") or ""
+    return max(
+        retry_after_seconds(headers.get("Retry-After"), now),
+        float(milliseconds) / 1000 if milliseconds.isdigit() else 0.0,
+    )

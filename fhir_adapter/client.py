@@ -19,8 +19,9 @@ from urllib.parse import urlencode, urljoin, urlsplit
 import httpx
 from opentelemetry import propagate, trace
 
-from fhir_adapter._retry import Retry, retry_after_seconds
-from fhir_adapter.errors import FhirPermanent, FhirRetryable, PreconditionFailed, outcome_text
+from fhir_adapter._bundle_answer import batch_entry, check_written
+from fhir_adapter._retry import Retry, wait_asked_for
+from fhir_adapter.errors import FhirPermanent, FhirRetryable, PreconditionFailed, outcome_issues, outcome_text
 from fhir_adapter.token_source import EntraToken, NoToken, StaticToken, TokenSource
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ Params = Mapping[str, str | Sequence[str]] | Sequence[tuple[str, str]]
 
 _JSON = "application/fhir+json"
 _MAX_PAGES = 1000
+_PARSED = "fhir_adapter.json"
 _BUSY = frozenset({429, 503})
 _TRANSIENT = frozenset({408, 409, 423, 425})
 # httpx logs each URL at INFO, and the URL of a "next" page may repeat the search's values
@@ -158,16 +160,34 @@ class FhirClient:
         """
         if not urls:
             return []
-        bundle = {
+        bundle: Resource = {
             "resourceType": "Bundle",
             "type": "batch",
             "entry": [{"request": {"method": "GET", "url": url}} for url in urls],
         }
-        answer = self._body(self._call("POST", "", json_body=bundle, name="batch"))
-        entries = answer.get("entry") or []
-        if len(entries) != len(urls):
-            raise FhirPermanent("the answer to a batch has another number of entries than the batch")
-        return [self._batch_entry(entry) for entry in entries]
+        found: list[list[Resource]] = [[] for _ in urls]
+        waiting = list(range(len(urls)))
+        for pause in self._retry.pauses():
+            asked = {**bundle, "entry": [bundle["entry"][index] for index in waiting]}
+            answer = self._body(self._call("POST", "", json_body=asked, name="batch"))
+            entries = answer.get("entry") or []
+            if len(entries) != len(waiting):
+                raise FhirPermanent("the answer to a batch has another number of entries than the batch")
+            busy: dict[int, FhirRetryable] = {}
+            for index, entry in zip(waiting, entries, strict=True):
+                try:
+                    found[index] = batch_entry(entry)
+                except FhirRetryable as error:
+                    busy[index] = error
+            if not busy:
+                break
+            # a service may throttle single entries of a batch: only those are asked for again
+            worst = max(busy.values(), key=lambda item: item.retry_after)
+            if pause is None or worst.retry_after > self._retry.longest_wait:
+                raise worst
+            self._retry.sleep(max(pause, worst.retry_after))
+            waiting = list(busy)
+        return found
 
     def search(self, type_: str, params: Params, *, max_pages: int = _MAX_PAGES) -> Iterator[Resource]:
         """Yield the resources that a search finds, included ones too, page after page.
@@ -269,6 +289,8 @@ class FhirClient:
         answered = answer.get("entry") or []
         if len(answered) != len(entries):
             raise FhirPermanent("the answer to a transaction has another number of entries than the transaction")
+        for entry in answered:
+            check_written(entry)
         return list(answered)
 
     # one call
@@ -352,27 +374,30 @@ class FhirClient:
             self._tokens.expire()
         assert response is not None  # noqa: S101  # the loop ran
         status = response.status_code
-        if response.is_success or status in passing:
+        if status in passing:
             return None, response
-        said = outcome_text(response.content, sent)
+        if response.is_success:
+            if response.content and not _readable(response):
+                # cut off, or a gateway's own page: whether the request was carried out is not known
+                return (FhirRetryable(f"{label}: the answer ({status}) is no JSON", status), False), None
+            return None, response
+        issues = outcome_issues(response.content, sent)
+        said = outcome_text(issues)
         detail = f"{label}: {status}" + (f" ({said})" if said else "")
         if status == 412:
             return (PreconditionFailed(detail), True), None
         if status in _BUSY or status in _TRANSIENT or status >= 500:
-            after = retry_after_seconds(response.headers.get("Retry-After"), time.time())
+            after = wait_asked_for(response.headers, time.time())
             # a gateway's 503 may hide a request that went through; 429 and the service's own refusals don't
-            return (FhirRetryable(detail, status, after), status in (429, 408, 409, 423, 425)), None
-        return (FhirPermanent(detail, status), True), None
+            return (FhirRetryable(detail, status, after, issues), status in (429, 408, 409, 423, 425)), None
+        return (FhirPermanent(detail, status, issues), True), None
 
     def _read(self, path: str) -> Resource | None:
         response = self._call("GET", path, passing=(404, 410))
         return None if response.status_code in (404, 410) else self._body(response)
 
     def _body(self, response: httpx.Response) -> Resource:
-        try:
-            body = response.json()
-        except ValueError as error:
-            raise FhirPermanent(f"the answer ({response.status_code}) is no JSON", response.status_code) from error
+        body = response.extensions.get(_PARSED)
         if not isinstance(body, dict):
             raise FhirPermanent("the answer is no JSON object", response.status_code)
         return body
@@ -386,25 +411,6 @@ class FhirClient:
             stored["meta"] = {**sent.get("meta", {}), "versionId": tag.removeprefix("W/").strip('"')}
         return stored
 
-    def _batch_entry(self, entry: Resource) -> list[Resource]:
-        status = int(str((entry.get("response") or {}).get("status") or "500")[:3])
-        resource = entry.get("resource")
-        if status in (404, 410):
-            return []
-        if status in _BUSY or status >= 500:
-            raise FhirRetryable(f"an entry of a batch: {status}", status)
-        if status >= 400:
-            raise FhirPermanent(f"an entry of a batch: {status}", status)
-        if not isinstance(resource, dict):
-            return []
-        if resource.get("resourceType") != "Bundle":
-            return [resource]
-        return [
-            found["resource"]
-            for found in resource.get("entry") or []
-            if "resource" in found and (found.get("search") or {}).get("mode") != "outcome"
-        ]
-
     def _next_link(self, page: Resource) -> str | None:
         for link in page.get("link") or []:
             if link.get("relation") == "next" and link.get("url"):
@@ -417,6 +423,15 @@ class FhirClient:
                     raise FhirPermanent("a search's next page has a relative path; not followed")
                 return url
         return None
+
+
+def _readable(response: httpx.Response) -> bool:
+    """Parse the answer once; `FhirClient` reads what is kept."""
+    try:
+        response.extensions[_PARSED] = response.json()
+    except ValueError:
+        return False
+    return True
 
 
 def etag(resource: Resource) -> str | None:
@@ -442,7 +457,9 @@ def client_from_settings(settings: Settings) -> FhirClient:
         tokens = EntraToken(settings.fhir_audience or settings.fhir_base_url)
     else:
         tokens = NoToken()
-    return FhirClient(settings.fhir_base_url, tokens)
+    return FhirClient(
+        settings.fhir_base_url, tokens, settings.fhir_timeout_s, max_connections=settings.fhir_connections
+    )
 
 
 def _weak(version: str) -> str:

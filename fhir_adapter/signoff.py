@@ -272,7 +272,7 @@ def _finish(
         raise Permanent("bad-field", "a finding does not belong to this report")
     observations = [_observation(item, status, findings.get(item["id"])) for item in opened.observations]
     written = [item for item, before in zip(observations, opened.observations, strict=True) if item != before]
-    stamp = phrase("signed", language, signer=signer.display, time=now)
+    stamp = phrase("signed", language, signer=signer.display, time=f"{now[:10]} {now[11:16]} UTC")
     result = _result(opened, observations, language)
     report = {**opened.report, "status": status, "issued": now, "conclusion": conclusion or _said(result, stamp)}
     report["text"] = {"status": "generated", "div": narrative(str(report["conclusion"]), language)}

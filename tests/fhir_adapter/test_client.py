@@ -11,7 +11,7 @@ import pytest
 from fhir_adapter._retry import Retry, retry_after_seconds
 from fhir_adapter.bundle import put_entry
 from fhir_adapter.client import FhirClient, client_from_settings
-from fhir_adapter.errors import FhirPermanent, FhirRetryable, PreconditionFailed, outcome_text
+from fhir_adapter.errors import FhirPermanent, FhirRetryable, PreconditionFailed, outcome_issues, outcome_text
 from fhir_adapter.token_source import EntraToken, StaticToken
 from imaging_core.errors import Permanent
 from imaging_core.settings import load_settings
@@ -256,7 +256,7 @@ def test_an_outcome_is_told_without_phi() -> None:
         ],
     }
     sent = {"resourceType": "Patient", "name": [{"family": PHI}], "birthDate": "1970-01-31"}
-    told = outcome_text(json.dumps(outcome).encode(), sent)
+    told = outcome_text(outcome_issues(json.dumps(outcome).encode(), sent))
     assert "invalid" in told
     assert "Patient.name" in told
     assert "too long" in told
