@@ -41,6 +41,14 @@ class Settings(BaseSettings):
     fhir_auth: Literal["entra", "bearer", "none"] = Field("entra", description="How to authenticate there")
     fhir_token: SecretStr = Field(SecretStr(""), description="Static bearer token (FHIR_AUTH=bearer)")
     fhir_audience: str = Field("", description="Entra audience; empty: the base URL")
+    fhir_timeout_s: float = Field(30.0, gt=0, le=300, description="Time-out of one FHIR answer, in seconds")
+    fhir_connections: int = Field(16, ge=1, le=256, description="Most FHIR calls of one process at the same time")
+    fhir_resource_id: str = Field(
+        "", description="Azure resource ID of the FHIR service (/subscriptions/...), for `imaging doctor`"
+    )
+    azure_management_url: str = Field(
+        "https://management.azure.com", description="Azure Resource Manager, for `imaging doctor`"
+    )
     fhir_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Other base URLs of the same FHIR service, such as an EHR in front of it (comma-separated)"
     )
