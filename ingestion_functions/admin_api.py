@@ -32,7 +32,7 @@ _MOST_DIFFERENCES = 200
 B = TypeVar("B", bound=BaseModel)
 
 
-class _Resolution(BaseModel):
+class Resolution(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     action: Literal["link", "create", "reject"]
@@ -42,7 +42,7 @@ class _Resolution(BaseModel):
     who: str = Field("", max_length=200)
 
 
-class _Decision(BaseModel):
+class Decision(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     action: Literal["discard", "release"]
@@ -77,7 +77,7 @@ def show_hold(parts: Services, caller: Caller, request: func.HttpRequest) -> fun
 def resolve_hold(parts: Services, caller: Caller, request: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/holds/{study}/resolution``: link, create or reject; the study flows on by itself."""
     study_uid = _study(request)
-    wanted = _body(_Resolution, request)
+    wanted = _body(Resolution, request)
     hold_decisions.resolve(
         parts.pool,
         parts.queues,
@@ -114,7 +114,7 @@ def show_quarantined(parts: Services, caller: Caller, request: func.HttpRequest)
 def decide_quarantined(parts: Services, caller: Caller, request: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/quarantine/{intake_id}/decision``: discard, or release for another try."""
     intake_id = _intake_id(request)
-    wanted = _body(_Decision, request)
+    wanted = _body(Decision, request)
     who = _who(parts, caller, wanted.who)
     quarantine.decide(parts, intake_id, wanted.action, who=who, reason=wanted.reason, client=caller.client)
     return json_answer({"intake_id": intake_id, "action": wanted.action})

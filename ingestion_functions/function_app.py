@@ -13,6 +13,7 @@ from ingestion_functions import (
     drop,
     health,
     image_upload,
+    openapi,
     progress,
     register,
     steps,
@@ -124,6 +125,13 @@ def live(req: func.HttpRequest) -> func.HttpResponse:
 def ready(req: func.HttpRequest) -> func.HttpResponse:
     """Readiness of each dependency."""
     return health.ready()
+
+
+@app.function_name("openapi")
+@app.route(route="openapi.json", methods=["GET"])
+def describe(req: func.HttpRequest) -> func.HttpResponse:
+    """What these routes take and answer, as OpenAPI."""
+    return openapi.serve()
 
 
 @app.function_name("drop")

@@ -38,7 +38,7 @@ class _File(BaseModel):
     content_type: Annotated[str, Field(max_length=100)] = "application/octet-stream"
 
 
-class _Request(BaseModel):
+class UploadRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     files: Annotated[list[_File], Field(min_length=1, max_length=_MOST_FILES)]
@@ -50,7 +50,7 @@ def open_upload(parts: Services, caller: Caller, request: func.HttpRequest) -> f
     """Return one write-only SAS per file; names of blobs are random, patient fields stay in the ledger."""
     site = site_of(parts, caller)
     try:
-        wanted = _Request.model_validate_json(request.get_body())
+        wanted = UploadRequest.model_validate_json(request.get_body())
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False)
         told = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in faults)

@@ -49,6 +49,7 @@ def triggers() -> dict[str, dict[str, Any]]:
         ("quarantine_decision", "quarantine/{intake_id}/decision", ["POST"]),
         ("health", "health", ["GET"]),
         ("ready", "ready", ["GET"]),
+        ("openapi", "openapi.json", ["GET"]),
     ],
 )
 def test_http_triggers(triggers: dict[str, dict[str, Any]], name: str, route: str, methods: list[str]) -> None:
@@ -82,7 +83,7 @@ def test_blob_and_timer_triggers(triggers: dict[str, dict[str, Any]]) -> None:
     assert (triggers["drop_sweep"]["type"], triggers["drop_sweep"]["schedule"]) == ("timerTrigger", "15 * * * * *")
     assert (triggers["sweep"]["type"], triggers["sweep"]["schedule"]) == ("timerTrigger", "*/30 * * * * *")
     assert triggers["warm_up"]["type"] == "warmupTrigger"
-    assert len(triggers) == 24
+    assert len(triggers) == 25
 
 
 def test_host_json_retries_queues() -> None:
