@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
 from struct import unpack_from
@@ -441,8 +442,8 @@ def _number(attributes: dict[str, Any], tag: str, default: int) -> int:
 
 
 def _check_pixels(attributes: dict[str, Any], syntax: str, limits: HeaderLimits, pixels: _Pixels | None) -> None:
-    slope = first(attributes, "00281053")
-    if isinstance(slope, int | float) and slope == 0:
+    slopes = [first(item, "00281053") for item in (attributes, *_transformations(attributes))]
+    if any(isinstance(slope, int | float) and slope == 0 for slope in slopes):
         raise Rejected("bad-rescale", "Rescale Slope (0028,1053) is zero: every pixel would be the same")
     if pixels is None:
         return
@@ -464,6 +465,13 @@ def _check_pixels(attributes: dict[str, Any], syntax: str, limits: HeaderLimits,
         bits = bits * 2 // 3
     if pixels.length < (bits + 7) // 8:
         raise Rejected("truncated", f"{pixels.length} bytes of pixels where {(bits + 7) // 8} are described")
+
+
+def _transformations(attributes: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the pixel value transformations of shared and per-frame functional groups (PS3.3 C.7.6.16.2.9)."""
+    for groups in ("52009229", "52009230"):
+        for group in attributes.get(groups, {}).get("Value", ()):
+            yield from group.get("00289145", {}).get("Value", ())
 
 
 def _own(attributes: dict[str, Any], sop_class_uid: str) -> bool:

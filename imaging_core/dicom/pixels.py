@@ -22,6 +22,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, conve
 from pydicom.pixels.utils import pixel_array
 
 from imaging_core.dicom.codestream import check_codestream
+from imaging_core.dicom.spacing import Spacing, spacing_in_dataset
 from imaging_core.errors import Rejected
 
 __all__ = ["DecodedImage", "Window", "decode", "render", "render_png", "stored_frame"]
@@ -58,6 +59,8 @@ class DecodedImage:
         Input value of the LUT's first entry.
     frames : int
         Number of frames of the instance.
+    spacing : Spacing or None
+        Distances of pixels, and whether they are the patient's or the detector's (D35).
     """
 
     values: Floats
@@ -67,6 +70,7 @@ class DecodedImage:
     voi_lut: Floats | None
     voi_lut_first: float
     frames: int
+    spacing: Spacing | None = None
 
     @property
     def pixels(self) -> Floats:
@@ -88,7 +92,8 @@ def decode(data: bytes, frame: int = 0) -> DecodedImage:
     Raises
     ------
     Rejected
-        ``no-pixels``, ``pixels-unreadable``, ``codestream-mismatch``, ``not-found`` (no such frame).
+        ``no-pixels``, ``pixels-unreadable``, ``codestream-mismatch``, ``bad-rescale``, ``not-found`` (no such
+        frame).
     """
     dataset = dcmread(io.BytesIO(data), force=False)
     if "PixelData" not in dataset:
@@ -98,9 +103,7 @@ def decode(data: bytes, frame: int = 0) -> DecodedImage:
         raise Rejected("not-found", f"frame {frame + 1} of {frames}")
     try:
         stored = _stored_values(dataset, frame)
-    except MemoryError:
-        raise
-    except Rejected:
+    except (MemoryError, Rejected):
         raise
     except Exception as error:  # the decoders raise many types; all mean that the pixels can't be read
         raise Rejected(
@@ -108,9 +111,10 @@ def decode(data: bytes, frame: int = 0) -> DecodedImage:
         ) from error
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     functional = _functional_groups(dataset, frame)
+    spacing = spacing_in_dataset(dataset, functional)
     if stored.ndim == 3:
         values: Floats = stored.astype(np.float32)
-        return DecodedImage(values, np.ones(values.shape[:2], bool), False, (), None, 0.0, frames)
+        return DecodedImage(values, np.ones(values.shape[:2], bool), False, (), None, 0.0, frames, spacing)
     modality = _modality(stored, dataset, functional)
     inverted = photometric == "MONOCHROME1"
     shape = str(dataset.get("PresentationLUTShape", ""))
@@ -118,7 +122,7 @@ def decode(data: bytes, frame: int = 0) -> DecodedImage:
         inverted = True
     voi_lut, first = _voi_lut(dataset)
     return DecodedImage(
-        modality, _valid(stored, dataset), inverted, _windows(dataset, functional), voi_lut, first, frames
+        modality, _valid(stored, dataset), inverted, _windows(dataset, functional), voi_lut, first, frames, spacing
     )
 
 
@@ -141,9 +145,11 @@ def _stored_values(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     low = int(dataset.get("HighBit", stored - 1)) - stored + 1
     if array.dtype.kind in "ui" and (stored < allocated or low):
-        bits = array.astype(np.int64) >> low
+        signed = bool(int(dataset.get("PixelRepresentation", 0)))
+        # unsigned values stay as narrow as they are: a wide copy costs more time than the decoding
+        bits = (array.astype(np.int64) if signed or array.dtype.kind == "i" else array) >> low
         bits &= (1 << stored) - 1
-        if int(dataset.get("PixelRepresentation", 0)):
+        if signed:
             bits -= (bits >> (stored - 1)) << stored
         return bits
     return array
@@ -218,6 +224,8 @@ def _modality(stored: npt.NDArray[Any], dataset: Dataset, functional: Sequence[D
         return np.asarray(apply_modality_lut(stored, dataset), np.float32)
     source = _group(functional, "PixelValueTransformationSequence") or dataset
     slope = _real(source.get("RescaleSlope"), 1.0)
+    if slope == 0.0:
+        raise Rejected("bad-rescale", "Rescale Slope (0028,1053) is zero: every pixel would be the same")
     intercept = _real(source.get("RescaleIntercept"), 0.0)
     values = stored.astype(np.float32)
     if slope != 1.0:
