@@ -10,6 +10,7 @@ from psycopg import Error as DatabaseError
 from rich.console import Console
 from rich.table import Table
 
+from fhir_adapter.azure_service import check_service
 from fhir_adapter.capability import lacking
 from fhir_adapter.client import client_from_settings
 from imaging_core.blobs import BlobStore
@@ -53,6 +54,9 @@ def _installation(settings: Settings) -> Iterator[Check]:
     yield _tried("PostgreSQL, schema ledger", database)
     yield _tried("Blob Storage", lambda: BlobStore.from_settings(settings).check())
     yield _tried("Queue Storage", lambda: Queues.from_settings(settings).depth(STUDIES))
+    if settings.fhir_resource_id:
+        for found in check_service(settings):
+            yield Check(found.subject, found.passed, found.detail)
     try:
         with client_from_settings(settings) as client:
             missing = lacking(client.capabilities())

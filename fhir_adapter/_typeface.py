@@ -128,7 +128,7 @@ def _turned(stretch: list[str]) -> list[str]:
 @functools.cache
 def _letters(face: str) -> frozenset[int]:
     """Make a font of FiraGO known to reportlab and return its code points."""
-    from pymupdf_fonts import fontbuffers
+    from pymupdf_fonts import fontbuffers  # type: ignore[import-untyped]  # it ships no types
     from reportlab.pdfbase.pdfmetrics import registerFont
     from reportlab.pdfbase.ttfonts import TTFont
 
