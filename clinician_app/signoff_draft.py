@@ -10,6 +10,7 @@ from clinician_app.fhir_values import text
 from clinician_app.report import Report
 from fhir_adapter.severity import Severity
 from fhir_adapter.signoff import Assessed, Assessment
+from fhir_adapter.wording import phrase
 from imaging_core.errors import Rejected
 
 __all__ = ["REJECTIONS", "Act", "Draft", "Rejection", "acts_on", "draft_of_form", "first_draft"]
@@ -78,8 +79,13 @@ def acts_on(report: Report) -> tuple[Act, ...]:
 def first_draft(report: Report, act: Act) -> Draft:
     """Return what the form shows before anything is typed."""
     seen = {item.id: item.state for item in report.findings}
-    words = report.conclusion if act in ("amend", "correct") else ""
-    return Draft(act, report.version, {}, seen, words)
+    own_words = act in ("amend", "correct") and not _is_summary(report.conclusion)
+    return Draft(act, report.version, {}, seen, report.conclusion if own_words else "")
+
+
+def _is_summary(conclusion: str) -> bool:
+    """Whether the words were made of the findings: kept as they are, they would contradict a finding that is changed."""
+    return any(phrase("made-with", language) in conclusion for language in ("en", "fr"))
 
 
 def draft_of_form(form: Mapping[str, str], report: Report) -> Draft:

@@ -267,9 +267,7 @@ def _not_known(case: _Case) -> Response:
     page = render_template(
         "message.html",
         heading=gettext("It is not known yet whether the report was signed."),
-        detail=gettext(
-            "The record service did not answer in time. Look at the report before you repeat anything."
-        ),
+        detail=gettext("The record service did not answer in time. Look at the report before you repeat anything."),
         reference=trace_id(),
         back_url=case.url("pages.report_page"),
         back_label=gettext("Open the report"),

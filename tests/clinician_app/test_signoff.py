@@ -153,7 +153,7 @@ def test_what_the_preview_shows_is_what_is_written(clinic: Clinic, case: Signabl
     without_time = re.compile(r", \d{4}-.*?\.\n")
     assert without_time.sub("", shown[1].strip()) == without_time.sub("", case.report["conclusion"].strip())
     page = clinic.get(launch + case.page).text
-    assert "Changed by the reader; the model said: Present." in page
+    assert "Changed by the reader. The model said: Present, 83%." in page
 
 
 @pytest.mark.requirement("R6", "XH2")
@@ -386,9 +386,9 @@ def test_amend_with_a_reason(
     clinic: Clinic, case: Signable, act: str, status: str, events: Callable[[], list[dict[str, Any]]]
 ) -> None:
     launch, name = _launch(clinic, case), case.observation["id"]
-    _signed(clinic, launch, case)
+    _signed(clinic, launch, case, conclusion="My first words.")
     form = clinic.get(f"{launch}{case.page}/review?act={act}").text
-    assert "Reviewed and signed by Dr. Lefevre" in form, "the words on record are there to be changed"
+    assert "My first words." in form, "the words on record are there to be changed"
     answer = clinic.post(f"{launch}{case.page}/review", case.form(act=act))
     assert answer.status_code == 400
     before = len(events())
@@ -602,6 +602,16 @@ def test_every_page_of_it_in_french(clinic: Clinic, case: Signable) -> None:
     assert "Signer" in preview.text
     clinic.post(f"{launch}{case.page}/sign", {"form": _form_of(preview)})
     assert "Ce que le modèle a dit" in clinic.get(f"{launch}{case.page}/original", **french).text
+
+
+@pytest.mark.requirement("R6")
+def test_a_summary_of_the_findings_is_made_anew_when_they_change(clinic: Clinic, case: Signable) -> None:
+    launch, name = _launch(clinic, case), case.observation["id"]
+    _signed(clinic, launch, case)
+    assert "Reviewed and signed" not in clinic.get(f"{launch}{case.page}/review?act=amend").text
+    _signed(clinic, launch, case, act="amend", reason="no", **{f"state.{name}": "absent"})
+    assert "absent" in case.report["conclusion"]
+    assert "present" not in case.report["conclusion"]
 
 
 def test_the_form_keeps_what_was_typed_when_one_goes_back(clinic: Clinic, case: Signable) -> None:
