@@ -1,0 +1,1 @@
+"""Real senders against the running intake."""
