@@ -33,6 +33,7 @@ from smart_launch.signing_keys import SigningKey, load_keys
 from tests.conftest import Stores
 from tests.smart_launch.browser import Browser
 from tests.smart_launch.example_app import make_app
+from tests.smart_launch.mutation_plugin import RUNNING_STACK
 from tests.smart_launch.scene import Scene
 from tests.smart_launch.strict_ehr import StrictEhr
 
@@ -42,10 +43,6 @@ SCOPES = (
     "patient/Observation.rs"
 )
 CONTROL_TOKEN = "control-of-the-tests"
-
-
-#: Folder of a stack that runs already; else each test run starts its own. For `tests.smart_launch.mutations`.
-RUNNING_STACK = "SMART_TEST_STACK"
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,18 @@
-"""A pytest plugin that switches one defence of `smart_launch` off, by changing a module's source as it is imported."""
+"""Switching one defence of `smart_launch` off, by changing a module's source as it is imported."""
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from tests.smart_launch.mutation_table import MUTATIONS, Mutation
+from tests.smart_launch.mutation_table import Mutation
 
-CHOSEN = "SMART_MUTATION"
+#: Folder of a stack that runs already; else each test run starts its own.
+RUNNING_STACK = "SMART_TEST_STACK"
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -44,14 +44,14 @@ class _Finder(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, found.origin, loader=loader)
 
 
-def _switch_off() -> None:
-    number = os.environ.get(CHOSEN)
-    if number is None:
-        return
-    mutation = MUTATIONS[int(number)]
-    if f"smart_launch.{mutation.module}" in sys.modules:
+def switch_off(mutation: Mutation) -> None:
+    """Switch a defence off for what is imported from now on.
+
+    Raises
+    ------
+    RuntimeError
+        It is too late: `smart_launch` has been imported.
+    """
+    if any(name.partition(".")[0] == "smart_launch" for name in sys.modules):
         raise RuntimeError("smart_launch was imported before its defence could be switched off")
     sys.meta_path.insert(0, _Finder(mutation))
-
-
-_switch_off()
