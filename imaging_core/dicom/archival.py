@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames, get_frame
 from pydicom.filebase import DicomIO
@@ -46,6 +46,7 @@ from pydicom.uid import (
 from imaging_core import __version__
 from imaging_core.dicom.codestream import check_codestream
 from imaging_core.dicom.header import HeaderLimits, pixels_end, read_opening
+from imaging_core.dicom.part10 import open_part10
 from imaging_core.errors import Rejected
 
 __all__ = ["EXTENSIONS", "IMPLEMENTATION_UID", "ArchiveSyntax", "Rendition", "archival_rendition"]
@@ -147,7 +148,7 @@ def archival_rendition(data: bytes, syntax: ArchiveSyntax) -> Rendition:
         ``pixels-unreadable``, ``codestream-mismatch``; ``rendition-differs`` where the encoded values are not the
         values that went in, which means a defect in a codec.
     """
-    dataset = dcmread(io.BytesIO(data), force=False)
+    dataset = open_part10(data)
     try:
         layout = _layout(dataset)
         before, frames = _encode(dataset, layout, syntax)
@@ -368,7 +369,7 @@ def _rewritten(out: io.BytesIO, dataset: Dataset, pixels: bytes, syntax: UID) ->
 
 def _values_of(data: bytes, layout: _Layout, syntax: UID) -> str:
     """Decode the finished file and hash its stored values."""
-    dataset = dcmread(io.BytesIO(data), force=False)
+    dataset = open_part10(data)
     read = dataset.file_meta.TransferSyntaxUID, dataset.Rows, dataset.Columns, dataset.BitsStored, dataset.HighBit
     if read != (syntax, layout.rows, layout.columns, layout.stored, layout.stored - 1):
         return ""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Literal
 
-from pydicom import DataElement, Dataset, dcmread
+from pydicom import DataElement, Dataset
 from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, repeater_has_tag
 from pydicom.dataset import FileMetaDataset
@@ -34,6 +34,7 @@ from imaging_core.dicom.confidentiality_profile import BINARY_KEPT, EDITION, TEX
 from imaging_core.dicom.deidentify_pixels import Region, clean_pixels
 from imaging_core.dicom.header import HeaderLimits, read_header
 from imaging_core.dicom.icc_profile import SRGB
+from imaging_core.dicom.part10 import open_part10
 from imaging_core.dicom.pseudonym import Pseudonyms
 from imaging_core.errors import Rejected
 
@@ -124,7 +125,7 @@ def deidentify(data: bytes, pseudonyms: Pseudonyms, options: Options | None = No
         raise Rejected("not-deidentifiable", "a private SOP class: nobody here knows what it may hold")
     if header.flags and not options.regions and not options.pixels_seen:
         raise Rejected("may-identify", f"{', '.join(header.flags)}: name regions to blank, or vouch for the pixels")
-    dataset = dcmread(io.BytesIO(data), force=False)
+    dataset = open_part10(data)
     names = _names(dataset)
     cleaner = _Cleaner(dataset, pseudonyms, options)
     clean_pixels(dataset, options.regions)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -30,6 +29,7 @@ from imaging_core.dicom import conformance
 from imaging_core.dicom.codestream import check_codestream
 from imaging_core.dicom.flags import flags
 from imaging_core.dicom.json_model import Budget, describe, first
+from imaging_core.dicom.part10 import file_meta, inflated
 from imaging_core.errors import Rejected
 
 __all__ = [
@@ -183,7 +183,7 @@ def read_opening(data: bytes, size: int, limits: HeaderLimits) -> Opening | None
         raise Rejected("not-dicom", "no DICM at byte 128: send a DICOM Part 10 file (PS3.10 7.1)")
     whole = len(data) >= size
     try:
-        meta, dataset_at = _file_meta(data)
+        meta, dataset_at = file_meta(data)
         if not whole and dataset_at + 8 > len(data):
             return None
         syntax = str(meta.get("TransferSyntaxUID", ""))
@@ -191,9 +191,9 @@ def read_opening(data: bytes, size: int, limits: HeaderLimits) -> Opening | None
         deflated = syntax == DeflatedExplicitVRLittleEndian
         if deflated and not whole:
             return None
-        stream = BytesIO(_inflated(data, dataset_at, limits)) if deflated else BytesIO(data)
+        stream = BytesIO(inflated(data, dataset_at, limits.max_inflated_bytes)) if deflated else BytesIO(data)
         stream.seek(0 if deflated else dataset_at)
-        found = _read(stream, syntax, whole=whole)
+        found = _read(stream, syntax, limits, whole=whole)
         if found is None:
             return None
         dataset, pixels = found
@@ -273,14 +273,6 @@ def pixels_end(opening: Opening, data: bytes | memoryview) -> int:
     return end
 
 
-def _file_meta(data: bytes) -> tuple[Dataset, int]:
-    """Return the file meta information, always explicit little endian (PS3.10 7.1), and where the data set begins."""
-    stream = BytesIO(data)
-    stream.seek(132)
-    meta = read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
-    return meta, stream.tell()
-
-
 def _check_transfer_syntax(syntax: str) -> None:
     if not syntax:
         raise Rejected(
@@ -292,27 +284,16 @@ def _check_transfer_syntax(syntax: str) -> None:
         )
 
 
-def _inflated(data: bytes, offset: int, limits: HeaderLimits) -> bytes:
-    """Inflate a deflated data set (PS3.5 A.5) within bounds."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        body = inflater.decompress(memoryview(data)[offset:], limits.max_inflated_bytes)
-    except zlib.error as error:
-        raise Rejected("truncated", "the deflated data set is broken") from error
-    if inflater.unconsumed_tail:
-        raise Rejected("inflated-too-large", f"more than MAX_INFLATED_BYTES = {limits.max_inflated_bytes}")
-    if not inflater.eof:
-        raise Rejected("truncated", "the deflated data set ends early: send the file again")
-    if len(inflater.unused_data) > 8:  # some writers leave gzip's check and size there, or a byte to an even length
-        raise Rejected("trailing-bytes", f"{len(inflater.unused_data)} bytes after the deflated data set")
-    return body
-
-
-def _read(stream: BytesIO, syntax: str, *, whole: bool) -> tuple[Dataset, _Pixels | None] | None:
+def _read(stream: BytesIO, syntax: str, limits: HeaderLimits, *, whole: bool) -> tuple[Dataset, _Pixels | None] | None:
     """Read elements, unconverted, as far as the pixels; None where the bytes end before the elements do."""
     pixels: list[_Pixels] = []
+    count = 0
 
     def at_pixels(tag: int, _vr: str | None, length: int) -> bool:
+        nonlocal count
+        count += 1
+        if count > limits.max_elements:
+            raise Rejected("too-many-elements", f"more than MAX_ELEMENTS = {limits.max_elements}")
         if tag in _PIXELS:
             pixels.append(_Pixels(int(tag), stream.tell(), length))
         return tag in _PIXELS

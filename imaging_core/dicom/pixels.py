@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.encaps import get_frame
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, convert_color_space
 from pydicom.pixels.utils import pixel_array
 
 from imaging_core.dicom.codestream import check_codestream
+from imaging_core.dicom.part10 import open_part10
 from imaging_core.dicom.spacing import Spacing, spacing_in_dataset
 from imaging_core.errors import Rejected
 
@@ -95,7 +96,7 @@ def decode(data: bytes, frame: int = 0) -> DecodedImage:
         ``no-pixels``, ``pixels-unreadable``, ``codestream-mismatch``, ``bad-rescale``, ``not-found`` (no such
         frame).
     """
-    dataset = dcmread(io.BytesIO(data), force=False)
+    dataset = open_part10(data)
     if "PixelData" not in dataset:
         raise Rejected("no-pixels", "the instance has no Pixel Data (7FE0,0010)")
     frames = _frames(dataset)

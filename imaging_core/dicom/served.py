@@ -10,9 +10,10 @@ from __future__ import annotations
 import io
 from datetime import datetime
 
-from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from imaging_core.dicom.coerce import Changes, Reason, coerced
+from imaging_core.dicom.part10 import file_meta, open_part10
 from imaging_core.errors import Rejected
 
 __all__ = ["as_served", "as_served_coerced", "download_headers"]
@@ -32,11 +33,13 @@ def as_served_coerced(data: bytes, changes: Changes, source: str, reason: Reason
 
     Transfer syntax and pixels stay. Only to be called in a decode child (`imaging_core.dicom.child`).
     """
-    dataset = dcmread(io.BytesIO(data), force=False)
+    dataset = open_part10(data)
     changed = coerced(dataset, changes, source, reason, at)
     if changed is dataset:
         return as_served(data)
     changed.preamble = _PREAMBLE
+    if file_meta(data)[0].TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        changed.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     out = io.BytesIO()
     changed.save_as(out, enforce_file_format=True)
     return out.getvalue()

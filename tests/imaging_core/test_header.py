@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -217,3 +218,75 @@ def test_time_and_memory_are_bounded() -> None:
             pool.run(bytearray, 2**30)
         assert caught.value.code == "decode-memory"
         assert pool.header(part10(instance())).own is False
+
+
+def deep(levels: int, *, undefined: bool) -> bytes:
+    """A data set that begins with sequences in sequences, as bytes."""
+    data = part10(instance())
+    start = 144 + int.from_bytes(data[140:144], "little")
+    sequence, item, endless = b"\x08\x00\x10\x11SQ\0\0", b"\xfe\xff\x00\xe0", b"\xff" * 4
+    if undefined:
+        return data[:start] + (sequence + endless + item + endless) * levels + data[start:]
+    heads, size = [], 0
+    for _ in range(levels):
+        heads.append(sequence + (size + 8).to_bytes(4, "little") + item + size.to_bytes(4, "little"))
+        size += 20
+    return data[:start] + b"".join(reversed(heads)) + data[start:]
+
+
+@pytest.mark.requirement("D45")
+@pytest.mark.parametrize("undefined", [True, False], ids=["of undefined length", "of said length"])
+def test_a_hundred_thousand_nested_sequences(decoder: DecodePool, undefined: bool) -> None:
+    data = deep(100_000, undefined=undefined)
+    with pytest.raises(Rejected) as caught:
+        decoder.header(data)
+    assert caught.value.code == "nested-too-deep"
+    if undefined:
+        with pytest.raises(Rejected) as caught:
+            decoder.decode(data)
+        assert caught.value.code == "nested-too-deep"
+    assert decoder.header(part10(instance())).own is False
+
+
+@pytest.mark.requirement("D45")
+def test_a_deflated_bomb_that_says_its_size_is_not_inflated_for_it() -> None:
+    """One element of 2 GiB: refused from its own length, with a mebibyte inflated."""
+    dataset = instance()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data = part10(dataset)
+    end = 144 + int.from_bytes(data[140:144], "little")
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    element = b"\xe0\x7f\x10\x00OW\0\0" + (2**31).to_bytes(4, "little")
+    body = squeezer.compress(element) + squeezer.compress(bytes(2**21)) + squeezer.flush()
+    tracemalloc.start()
+    try:
+        with pytest.raises(Rejected) as caught:
+            read_header(data[:end] + body, LIMITS)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert caught.value.code == "inflated-too-large"
+
+
+def _resident(process: int) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+
+
+@pytest.mark.shared
+@pytest.mark.requirement("D45")
+def test_bombs_leave_nothing_behind(shared_data: Path) -> None:
+    """Refused with a code each, in the service as in its children memory is back, and the next request is served."""
+    with DecodePool(workers=1) as pool:
+        pool.header(dcm_bytes())
+        before = _resident(os.getpid()), _resident(pool.run(os.getpid))
+        for path in sorted((shared_data / "dicom" / "hostile").glob("bomb_*.dcm")):
+            with pytest.raises(Rejected) as caught:
+                pool.header(path.read_bytes())
+            assert caught.value.code in ("inflated-too-large", "too-many-pixels", "codestream-mismatch"), path.name
+            with pytest.raises(Rejected):
+                pool.decode(path.read_bytes())
+        after = _resident(os.getpid()), _resident(pool.run(os.getpid))
+        assert pool.header(dcm_bytes()).own is False
+    assert after[0] - before[0] < 64 * 1024
+    assert after[1] - before[1] < 64 * 1024
