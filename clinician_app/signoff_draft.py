@@ -84,7 +84,7 @@ def first_draft(report: Report, act: Act) -> Draft:
 
 
 def _is_summary(conclusion: str) -> bool:
-    """Whether the words were made of the findings: kept as they are, they would contradict a finding that is changed."""
+    """Whether the words were made of the findings: kept, they would contradict a finding that is changed."""
     return any(phrase("made-with", language) in conclusion for language in ("en", "fr"))
 
 
