@@ -2,13 +2,16 @@
 
 Every few minutes one search asks for the Patients that changed since the last look. Those that a merge replaced
 (``Patient.link`` of type replaced-by) and that the ledger has studies of are followed. The load on the FHIR service is
-that one search and the studies that really move.
+that one search and the studies that really move. The first look, also the one after a rebuild, is at every Patient that
+the ledger has studies of, a hundred in one search.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+from fhir_adapter.client import Resource
 from fhir_adapter.patient import replaced_by
 from imaging_core import telemetry
 from imaging_core.database import unit_of_work
@@ -23,7 +26,7 @@ _NAME = "merges"
 _EVERY = timedelta(minutes=5)
 # clocks of two services differ, and a transaction shows up a little after its time
 _OVERLAP = timedelta(minutes=2)
-_MOST_PAGES = 50
+_SUBJECTS = 100
 log = telemetry.get_logger(__name__)
 
 
@@ -40,15 +43,9 @@ def follow_merges(parts: Services, *, every: timedelta = _EVERY) -> int:
         last = watermark.read(connection, _NAME)
     if last is not None and now - last < every:
         return 0
-    since = (last or now - every) - _OVERLAP
     seen = 0
     complete = True
-    params = {
-        "_lastUpdated": f"ge{since.isoformat(timespec='seconds').replace('+00:00', 'Z')}",
-        "_elements": "id,link",
-        "_count": "200",
-    }
-    for patient in parts.fhir.search("Patient", params, max_pages=_MOST_PAGES):
+    for patient in _changed(parts, last):
         if patient.get("resourceType") != "Patient" or replaced_by(patient) is None:
             continue
         with unit_of_work(parts.pool) as connection:
@@ -60,3 +57,21 @@ def follow_merges(parts: Services, *, every: timedelta = _EVERY) -> int:
         with unit_of_work(parts.pool) as connection:
             watermark.write(connection, _NAME, now)
     return seen
+
+
+def _changed(parts: Services, last: datetime | None) -> Iterator[Resource]:
+    """Yield the Patients that changed since the last look; at the first one, all that the ledger has studies of."""
+    wanted = {"_elements": "id,link", "_count": "200"}
+    if last is not None:
+        since = (last - _OVERLAP).isoformat(timespec="seconds").replace("+00:00", "Z")
+        yield from parts.fhir.search("Patient", {**wanted, "_lastUpdated": f"ge{since}"})
+        return
+    position = ""
+    while True:
+        with unit_of_work(parts.pool) as connection:
+            subjects = ledger.subjects_after(connection, position, _SUBJECTS)
+        if not subjects:
+            return
+        ids = ",".join(subject.rpartition("/")[2] for subject in subjects)
+        yield from parts.fhir.search("Patient", {**wanted, "_id": ids})
+        position = subjects[-1]

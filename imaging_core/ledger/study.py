@@ -34,6 +34,7 @@ __all__ = [
     "redrive",
     "relinked",
     "studies_of",
+    "subjects_after",
     "unfinished",
     "unregistered_count",
 ]
@@ -259,6 +260,20 @@ def studies_of(connection: Connection, subject: str, limit: int = 50) -> list[st
             WHERE subject = %s AND registered_at IS NOT NULL AND rejected_at IS NULL ORDER BY created_at LIMIT %s
             """,
             (subject, limit),
+        ).fetchall()
+    ]
+
+
+def subjects_after(connection: Connection, position: str, limit: int) -> list[str]:
+    """Return the next Patients that have registered studies, in the order of their references."""
+    return [
+        row[0]
+        for row in connection.execute(
+            """
+            SELECT DISTINCT subject FROM ledger.study
+            WHERE subject > %s AND registered_at IS NOT NULL ORDER BY subject LIMIT %s
+            """,
+            (position, limit),
         ).fetchall()
     ]
 
