@@ -14,7 +14,7 @@ from ai_container.gate import refuse_by_header
 from ai_container.header_facts import ImageFacts, read_facts
 from ai_container.preprocess import ModelInput, prepare_dicom, prepare_display
 from ai_container.shared_bytes import SharedBytes, bytes_of
-from imaging_core.dicom.header import HeaderLimits, read_header
+from imaging_core.dicom.header import HeaderLimits, read_opening
 from imaging_core.errors import Rejected
 
 __all__ = ["InstanceReading", "prepare_picture", "read_instance"]
@@ -63,7 +63,10 @@ def read_instance(
         The header can't be read.
     """
     data = bytes_of(source)
-    header = read_header(data, limits)
+    opening = read_opening(data, len(data), limits)  # intake has checked the rest, and its hashes are not wanted here
+    if opening is None:
+        raise Rejected("truncated", "the file ends before its data set does")
+    header = opening.header
     facts = read_facts(header.attributes)
     prepared, reason = None, ""
     if not header.own and any(not refuse_by_header(scope, facts, assume_adult) for scope in scopes):

@@ -13,13 +13,13 @@ themselves. So a DICOM file and the PNG of its display give the same score by co
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imaging_core.dicom.pixels import decode, render
+from imaging_core.dicom.pixels import DecodedImage, decode, render
 from imaging_core.errors import Rejected
 
 __all__ = ["SIDE", "ModelInput", "harmonise", "prepare_dicom", "prepare_display"]
@@ -28,6 +28,8 @@ SIDE = 224
 _HALF_WAY = 299
 _PERCENTILES = (1.0, 99.0)
 _SIGMA = 1.0
+_REDUCING_GAP = 3.0
+_BLOCK_ROWS = 64
 _PICTURE_SIDE = 768
 
 Floats = npt.NDArray[np.float32]
@@ -71,12 +73,25 @@ def _blur(grid: Floats) -> Floats:
     return np.ascontiguousarray(grid, np.float32)
 
 
-def _shrink(values: Floats) -> Floats:
-    picture = Image.fromarray(np.ascontiguousarray(values, np.float32))
+def _shrink(values: npt.NDArray[np.generic]) -> Floats:
+    picture = Image.fromarray(_reduced(values))
     for side in (_HALF_WAY, SIDE):
         if side == SIDE or max(picture.size) > side:
-            picture = picture.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
+            picture = picture.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP)
     return np.asarray(picture, np.float32)
+
+
+def _reduced(values: npt.NDArray[np.generic]) -> Floats:
+    """Average whole blocks of bytes, as the resize below would begin by doing, in a third of its time."""
+    rows, columns = values.shape
+    down, across = (max(1, int(size / _HALF_WAY / _REDUCING_GAP)) for size in (rows, columns))
+    if values.dtype != np.uint8 or down * across == 1 or rows % down or columns % across or down * across > 256:
+        return np.ascontiguousarray(values, np.float32)
+    total = np.zeros((rows // down, columns // across), np.uint16)
+    for y in range(down):
+        for x in range(across):
+            total += values[y::down, x::across]
+    return np.asarray(total, np.float32) / np.float32(down * across)
 
 
 def harmonise(display: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | None = None) -> Floats:
@@ -94,11 +109,12 @@ def harmonise(display: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | N
     ndarray of float32, (224, 224)
         From 0 to 1. An image of one value is all zeros.
     """
-    values = np.asarray(display, np.float32)
+    values = np.asarray(display)
     if values.ndim == 3:
-        values = values @ np.array([0.299, 0.587, 0.114], np.float32)
+        values = np.asarray(values, np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     kept = None
     if valid is not None and not valid.all():
+        values = np.asarray(values, np.float32)
         # filled first, else the padding would bleed into its neighbours
         values = np.where(valid, values, values[valid].min() if valid.any() else np.float32(0.0))
         kept = _shrink(valid.astype(np.float32)) > 0.5
@@ -120,8 +136,9 @@ def _prepared(
     shown: npt.NDArray[np.uint8] | None = None,
 ) -> ModelInput:
     eight_bit = _eight_bit(display) if shown is None else shown
-    picture = Image.fromarray(eight_bit).convert("L")
-    picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE), Image.Resampling.BILINEAR)
+    picture = Image.fromarray(eight_bit)
+    picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE), Image.Resampling.BILINEAR, reducing_gap=1.0)
+    picture = picture.convert("L")
     return ModelInput(harmonise(display, valid), display.shape[0], display.shape[1], np.asarray(picture))
 
 
@@ -155,6 +172,17 @@ def prepare_display(data: bytes, limit_pixels: int) -> ModelInput:
     return _prepared(display, None)
 
 
+def _rendered(image: DecodedImage) -> npt.NDArray[np.uint8]:
+    """Return `render`'s display values, made in blocks of rows that stay in the processor's cache."""
+    if image.values.ndim != 2 or (image.voi_lut is None and not image.windows):
+        return render(image)  # the window follows from the whole image
+    out = np.empty(image.values.shape, np.uint8)
+    for top in range(0, len(out), _BLOCK_ROWS):
+        rows = slice(top, top + _BLOCK_ROWS)
+        out[rows] = render(replace(image, values=image.values[rows], valid=image.valid[rows]))
+    return out
+
+
 def prepare_dicom(data: bytes, frame: int = 0) -> ModelInput:
     """Decode and prepare one frame of a DICOM Part 10 file; only in a decode child (`DecodePool.run`).
 
@@ -164,7 +192,7 @@ def prepare_dicom(data: bytes, frame: int = 0) -> ModelInput:
         As `imaging_core.dicom.pixels.decode`.
     """
     image = decode(data, frame)
-    shown = render(image)
+    shown = _rendered(image)
     if image.values.ndim == 2 and not image.windows and image.voi_lut is None:
         return _prepared(image.pixels, image.valid, shown)
     return _prepared(shown, image.valid, shown)
