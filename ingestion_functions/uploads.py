@@ -159,4 +159,7 @@ def _archive_state(file: ledger.UploadFile, archive: ledger.Archive) -> dict[str
 def _delivery_state(delivery: Mapping[str, Any] | None) -> dict[str, Any]:
     if delivery is None:
         return {"outcome": "waiting", **dict.fromkeys(_MEMBERS)}
-    return {"outcome": delivery["outcome"], **{name: delivery[name] for name in _MEMBERS}}
+    state = {"outcome": delivery["outcome"], **{name: delivery[name] for name in _MEMBERS}}
+    if state["reason"] and not state["detail"]:
+        state["detail"] = Permanent(state["reason"]).detail
+    return state

@@ -114,7 +114,7 @@ def test_every_command_of_the_page(bench: dict[str, str], pool: Pool) -> None:
     assert len(said) >= 11
     assert json.loads(said[1])["status"] == "ok"
     told = wait_for("the drop", lambda: _done(run(*RUN[-2], bench)))
-    assert told["totals"] == {"accepted": 2, "duplicate": 1}
+    assert told["totals"] == {"accepted": 2, "duplicate": 1}, json.dumps(told)
     assert [file["outcome"] for file in told["files"]] == ["unpacked", "accepted", "duplicate"]
     gained = {source: accepted(pool, source) - number for source, number in before.items()}
     # by STOW: one file, the folder by curl, by Python and by `imaging send`; by C-STORE: one, the folder, one over TLS
