@@ -8,7 +8,7 @@ from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import azure.functions as func
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from imaging_core.database import unit_of_work
 from imaging_core.dicom.header import valid_uid
@@ -77,8 +77,19 @@ def _uid_or_empty(value: str) -> str:
     return value
 
 
-Name = Annotated[str, Field(min_length=1, max_length=_LONG), AfterValidator(_name_part)]
-Code = Annotated[str, Field(max_length=_SHORT), AfterValidator(_code)]
+def _as(kind: str, says: str) -> dict[str, JsonValue]:
+    """Return what the OpenAPI document says of a text beyond its length: a format of this API's own."""
+    return {"format": kind, "description": says}
+
+
+_NAME = _as("name-part", "Without backslash, ^, = and control characters")
+_TEXT = _as("plain-text", "Without backslash and control characters")
+Name = Annotated[str, Field(min_length=1, max_length=_LONG, json_schema_extra=_NAME), AfterValidator(_name_part)]
+Code = Annotated[
+    str,
+    Field(max_length=_SHORT, json_schema_extra=_as("dicom-code", "Letters, digits, blank, underscore (PS3.5 6.2, CS)")),
+    AfterValidator(_code),
+]
 
 
 class PatientFields(BaseModel):
@@ -86,12 +97,18 @@ class PatientFields(BaseModel):
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
 
-    patient_id: Annotated[str, Field(min_length=1, max_length=_LONG), AfterValidator(_plain_text)]
-    birth_date: Annotated[str, Field(min_length=8, max_length=10), AfterValidator(_date)]
+    patient_id: Annotated[
+        str, Field(min_length=1, max_length=_LONG, json_schema_extra=_TEXT), AfterValidator(_plain_text)
+    ]
+    birth_date: Annotated[
+        str,
+        Field(min_length=8, max_length=10, json_schema_extra=_as("birth-date", "YYYY-MM-DD, from 1880 to today")),
+        AfterValidator(_date),
+    ]
     family: Name
-    given: Annotated[str, Field(max_length=_LONG), AfterValidator(_name_part)] = ""
+    given: Annotated[str, Field(max_length=_LONG, json_schema_extra=_NAME), AfterValidator(_name_part)] = ""
     sex: Annotated[str, Field(pattern="^[MFO]?$")] = ""
-    assigner: Annotated[str, Field(max_length=_LONG), AfterValidator(_plain_text)] = ""
+    assigner: Annotated[str, Field(max_length=_LONG, json_schema_extra=_TEXT), AfterValidator(_plain_text)] = ""
 
     @model_validator(mode="after")
     def _name_fits(self) -> PatientFields:
@@ -105,12 +122,21 @@ class StudyFields(BaseModel):
 
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
 
-    accession: Annotated[str, Field(max_length=_SHORT), AfterValidator(_plain_text)] = ""
+    accession: Annotated[str, Field(max_length=_SHORT, json_schema_extra=_TEXT), AfterValidator(_plain_text)] = ""
     modality: Annotated[Code, Field(min_length=2)] = "DX"
     body_part: Code = ""
     view: Code = ""
-    acquired_at: Annotated[datetime, AfterValidator(_moment)] | None = None
-    study_uid: Annotated[str, AfterValidator(_uid_or_empty)] = ""
+    acquired_at: (
+        Annotated[
+            datetime,
+            Field(json_schema_extra=_as("moment", "ISO 8601, with offset or in the site's zone; not in the future")),
+            AfterValidator(_moment),
+        ]
+        | None
+    ) = None
+    study_uid: Annotated[str, Field(json_schema_extra=_as("dicom-uid", "PS3.5 9.1")), AfterValidator(_uid_or_empty)] = (
+        ""
+    )
 
 
 def upload(parts: Services, caller: Caller, request: func.HttpRequest) -> func.HttpResponse:

@@ -40,6 +40,7 @@ _SAY = {
     422: "The picture or instance can't be decoded",
     429: "Too many requests without a valid token",
     500: "Unexpected failure; the trace id finds it in the logs",
+    502: "The FHIR service refused",
     503: "A store is away; nothing was taken",
 }
 _RETRIED = (429, 503)
@@ -77,6 +78,8 @@ def document(settings: Settings) -> Json:
     }
     for name, model in models.items():
         schemas |= _schema(name, model)
+    schemas["File"]["properties"]["bytes"]["maximum"] = settings.max_drop_bytes
+    schemas["Resolution"]["oneOf"] = _LINK_OR_NOT
     return {
         "openapi": "3.1.0",
         "info": {
@@ -120,6 +123,12 @@ def document(settings: Settings) -> Json:
     }
 
 
+_LINK_OR_NOT = [
+    {"properties": {"action": {"const": "link"}, "patient": {"minLength": 1}}, "required": ["action", "patient"]},
+    {"properties": {"action": {"enum": ["create", "reject"]}, "patient": {"maxLength": 0}}},
+]
+
+
 def _limits(settings: Settings) -> str:
     names = ("max_request_bytes", "max_instance_bytes", "max_drop_bytes", "max_parts", "max_image_pixels")
     return "Limits: " + ", ".join(f"{name.upper()} = {getattr(settings, name)}" for name in names) + "."
@@ -129,7 +138,9 @@ def _schema(name: str, model: type[BaseModel]) -> Json:
     """Return a model's schema and those that it refers to, by their names here."""
     schema = model.model_json_schema(ref_template=_REFERENCE)
     inner = schema.pop("$defs", {})
-    return {**inner, name: schema}
+    text = json.dumps({**inner, name: schema}).replace("schemas/_", "schemas/")
+    found: Json = json.loads(text)
+    return {inner_name.lstrip("_"): item for inner_name, item in found.items()}
 
 
 def _operation(
@@ -149,7 +160,7 @@ def _stow(parameters: list[Json]) -> Json:
         "name": "accept",
         "in": "query",
         "description": "For senders that can't set headers; goes before Accept (PS3.18 8.3.3.1)",
-        "schema": {"type": "string", "enum": ["application/dicom+json", "application/dicom+xml"]},
+        "schema": {"type": "string", "format": "dicom-accept", "examples": ["application/dicom+xml"]},
     }
     followed = {"X-Intake-Id": {"description": "Of a single delivery", "schema": {"type": "string", "format": "uuid"}}}
     responses = {
@@ -185,7 +196,8 @@ def _images(schemas: Json) -> Json:
         "properties": {
             "file": {"type": "string", "contentMediaType": "application/octet-stream"},
             **patient["properties"],
-            **study["properties"],
+            # a form has no null: what is not known is left out
+            **{name: item.get("anyOf", [item])[0] for name, item in study["properties"].items()},
         },
         "required": ["file", *patient["required"]],
     }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import azure.functions as func
@@ -20,9 +24,13 @@ from imaging_core.dicom.child import DecodePool
 from imaging_core.queues import Queues
 from imaging_core.settings import Settings
 from imaging_core.sites import Sites
+from infra.local.commands import stop_stack
+from infra.local.configuration import Layout
+from infra.local.credentials import load_credentials
 from ingestion_functions import http_api
 from ingestion_functions.http_api import Handler, answer
 from ingestion_functions.services import Services
+from tests.conftest import free_ports, open_folder
 
 
 @dataclass
@@ -119,3 +127,56 @@ class Door:
 def door(parts: Services) -> Door:
     """An authenticated client."""
     return Door(parts.settings.ingest_token.get_secret_value())
+
+
+class _Ready(BaseHTTPRequestHandler):
+    """Stands for the AI container, whose readiness ``/api/ready`` asks for."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@dataclass(frozen=True)
+class Running:
+    """The ingestion on its own host and stores, as a sender reaches it."""
+
+    folder: Path
+    url: str
+    token: str
+    admin_token: str
+    pid: int
+
+    @property
+    def log(self) -> Path:
+        """Everything that the service has written."""
+        return self.folder / "logs" / "ingestion.log"
+
+    def client(self) -> httpx.Client:
+        """Return a client with the upload token."""
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Start PostgreSQL, Azurite, FHIR and the Functions host for the tests that need HTTP."""
+    folder = open_folder(tmp_path_factory)
+    imaging = [sys.executable, "-P", "-m", "imaging_core.cli"]
+    ai = ThreadingHTTPServer(("127.0.0.1", 0), _Ready)
+    threading.Thread(target=ai.serve_forever, daemon=True).start()
+    environment = {**os.environ, **free_ports(), "AI_URL": f"http://127.0.0.1:{ai.server_port}"}
+    parts = ("up", "--data-dir", str(folder), "--only", "postgres,blob,fhir,ingestion")
+    subprocess.run([*imaging, *parts], check=True, env=environment, stdout=subprocess.DEVNULL)
+    status = ("status", "--json", "--secrets", "--data-dir", str(folder))
+    done = subprocess.run([*imaging, *status], env=environment, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)["parts"]["ingestion"]
+    layout = Layout.at(folder)
+    admin = load_credentials(layout).ingest_admin_token
+    yield Running(folder, found["url"], found["token"], admin, found["pids"][0])
+    stop_stack(layout)
+    ai.shutdown()
+    ai.server_close()
