@@ -62,6 +62,9 @@ def width(text: str, font: str, size: float) -> float:
 
 def wrapped(text: str, font: str, size: float, space: float) -> Iterator[str]:
     """Yield the lines of a paragraph that are no wider than `space`; a word that is too long alone is cut."""
+    if text.strip() and width(text, font, size) <= space:
+        yield text.strip()
+        return
     line = ""
     for word in text.split():
         whole = f"{line} {word}" if line else word

@@ -131,10 +131,12 @@ class _Page:
             self.y = _HEIGHT - _MARGIN
 
     def line(self, x: float, line: str, font: str, size: float) -> None:
-        for face, part in runs(line, font):
+        parts = runs(line, font)
+        for face, part in parts:
             self.canvas.setFont(face, size)
             self.canvas.drawString(x, self.y, part)
-            x += width(part, font, size)
+            if len(parts) > 1:
+                x += width(part, font, size)
 
     def text(self, line: str, font: str, size: float, x: float = _MARGIN) -> None:
         for part in wrapped(line, font, size, _WIDTH - _MARGIN - x):
