@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from tests.benchmarks import fhir_resources, upload_to_report
+from tests.benchmarks import fhir_resources, smart_launch, upload_to_report
 from tests.conftest import SHARED
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -39,6 +39,7 @@ def main() -> None:
         "",
         *upload_to_report.run(samples),
         *fhir_resources.run(),
+        *smart_launch.run(),
     ]
     PAGE.write_text("\n".join(lines), "utf-8")
     sys.stdout.write("\n".join(lines))

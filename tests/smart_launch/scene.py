@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -92,6 +94,30 @@ class Scene:
     def launched(self) -> dict[str, Any]:
         """Launch the app; return what its first page knows."""
         return self.home(self.launch())
+
+
+def launch_many(scene: Scene, count: int) -> list[tuple[str, str | None]]:
+    """Launch the app for as many patients at once, each in a browser of its own.
+
+    Returns
+    -------
+    list of tuple
+        For each launch, the patient that the EHR meant and the one that the app shows.
+    """
+    respond = scene.ehr.token_response
+    # the double opens the patient that the launch value names
+    scene.ehr.token_response = lambda sent: {**respond(sent), "patient": sent["launch"]}  # type: ignore[method-assign]
+    begin = threading.Barrier(count)
+
+    def one(number: int) -> tuple[str, str | None]:
+        browser, patient = scene.other_browser(), f"patient-{number}"
+        begin.wait(120)
+        sent = scene.ehr.authorize(scene.start(browser, launch=patient).location)
+        opened = scene.callback(sent, browser)
+        return patient, scene.home(opened.location, browser)["patient"]
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(one, range(count)))
 
 
 def query_of(url: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from smart_launch import SessionStore
-from tests.smart_launch.scene import Scene, fault_code, query_of, refused, registration_of
+from tests.smart_launch.scene import Scene, fault_code, launch_many, query_of, refused, registration_of
 from tests.smart_launch.strict_ehr import StrictEhr
 
 
@@ -97,6 +97,16 @@ def test_two_launches_of_one_browser_finish_in_any_order(scene: Scene) -> None:
     path_first = scene.callback(first).location
     assert scene.home(path_first)["patient"] == "p-first"
     assert scene.home(path_second)["patient"] == "p-second"
+
+
+@pytest.mark.requirement("S10", "XB5")
+def test_launches_at_the_same_moment_are_not_mixed_up(scene: Scene) -> None:
+    """Forty here, two hundred in the benchmark: each browser gets the patient that it was launched for."""
+    found = launch_many(scene, 40)
+    assert len(found) == 40
+    assert all(meant == shown for meant, shown in found)
+    assert scene.ehr.paths().count("/fhir/.well-known/smart-configuration") == 1
+    assert scene.ehr.paths().count("/jwks") == 1
 
 
 @pytest.mark.requirement("XB4", "XC4")

@@ -7,13 +7,15 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from flask import Flask
 from markupsafe import escape
 from playwright.sync_api import Browser, BrowserContext, Frame, Page, Playwright, expect, sync_playwright
 
-from tests.smart_launch.conftest import Sandbox, serving
+from infra.local.ca import Certificates
+from tests.smart_launch.conftest import Sandbox, serving, with_registration
 from tests.smart_launch.example_app import make_app
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
@@ -172,10 +174,10 @@ def test_a_foreign_page_can_not_embed_the_app(context: BrowserContext, neutral: 
         assert not any(frame.url.startswith(neutral.app_origin) for frame in page.frames)
 
 
-def _embedding(url: str) -> Any:
+def _embedding(url: str, attributes: str = "") -> Any:
     """Return a site that embeds an address."""
     site = Flask("evil")
-    site.add_url_rule("/", "page", lambda: f'<iframe id="app" src="{escape(url)}"></iframe>')
+    site.add_url_rule("/", "page", lambda: f'<iframe id="app" {attributes} src="{escape(url)}"></iframe>')
     return site
 
 
@@ -190,6 +192,90 @@ def test_a_foreign_page_can_not_embed_a_running_launch(context: BrowserContext, 
         with other.expect_event("console", lambda message: "frame-ancestors" in message.text):
             other.goto(f"http://evil.localhost:{evil.server_port}/")
         assert not any(frame.url.startswith(neutral.app_origin) for frame in other.frames)
+
+
+@pytest.mark.requirement("S83", "XH1")
+def test_an_allowed_ehr_inside_of_a_foreign_page_can_not_embed_the_app(
+    context: BrowserContext, neutral: Sandbox
+) -> None:
+    """Every ancestor counts, not the parent alone: the EHR's page in a page of an attacker's is no EHR's page."""
+    page = context.new_page()
+    with serving(_embedding("about:blank"), None) as chart:
+        allowed = f"http://chart.localhost:{chart.server_port}"
+        neutral.serve(with_registration(neutral.smart, frame_ancestors=(allowed,)))
+        app_url = f"{neutral.app_origin}/callback/sandbox?state={'x' * 32}"  # any page of this EHR's will do
+        chart.app = _embedding(app_url)
+        page.goto(f"{allowed}/")
+        page.frame_locator("#app").locator("h1").wait_for()  # alone, the EHR's page may
+        with serving(_embedding(f"{allowed}/"), None) as evil:
+            other = context.new_page()
+            with other.expect_event("console", lambda message: "frame-ancestors" in message.text):
+                other.goto(f"http://evil.localhost:{evil.server_port}/")
+            assert not any(frame.url.startswith(neutral.app_origin) for frame in other.frames)
+
+
+@pytest.mark.requirement("S83", "XH1", "S86")
+@pytest.mark.parametrize("failure", ["session", "callback", "discovery"])
+def test_error_pages_show_in_the_ehr_s_frame_and_in_no_other(
+    context: BrowserContext, neutral: Sandbox, failure: str
+) -> None:
+    smart = with_registration(neutral.smart)
+    neutral.serve(smart)
+    page = context.new_page()
+    if failure == "discovery":
+        neutral.control("PUT", "state", {"discoveryFault": {"status": 500}})
+    if failure == "callback":
+        neutral.control("PUT", "state", {"tokenFault": {"status": 500, "body": "down"}})
+    launch(page, neutral, "smart-1")
+    if failure == "session":
+        shown(page)
+        frame = app_frame(page, neutral)
+        smart.sessions.end([frame.url.rstrip("/").rpartition("/")[2]], "test")
+        frame.goto(frame.url)
+    heading = page.frame_locator("#app").locator("h1")
+    heading.wait_for()
+    url = app_frame(page, neutral).url
+    other = context.new_page()
+    with serving(_embedding(url), None) as evil:
+        with other.expect_event("console", lambda message: "frame-ancestors" in message.text):
+            other.goto(f"http://evil.localhost:{evil.server_port}/")
+        assert not any(frame.url.startswith(neutral.app_origin) for frame in other.frames)
+
+
+@pytest.mark.requirement("S85")
+@pytest.mark.parametrize("mode", ["blocked", "allowed"])
+def test_in_a_sandboxed_frame(
+    context: BrowserContext, allowing: BrowserContext, certificates: Certificates, neutral: Sandbox, mode: str
+) -> None:
+    """As athenahealth embeds apps: no navigation of the top, no downloads, no modal windows."""
+    flags = "allow-scripts allow-forms allow-same-origin allow-popups"
+    page = (context if mode == "blocked" else allowing).new_page()
+    with serving(_embedding("about:blank"), certificates) as chart:
+        origin = f"https://ehr.localhost:{chart.server_port}"
+        neutral.serve(with_registration(neutral.smart, frame_ancestors=(origin,)))
+        value = neutral.control("POST", "launches", {"patient": "smart-2"})["launch"]
+        url = f"{neutral.app_origin}/launch?{urlencode({'iss': neutral.iss, 'launch': value})}"
+        chart.app = _embedding(url, f'sandbox="{flags}"')
+        page.goto(f"{neutral.origin}/")
+        page.goto(f"{origin}/")
+        assert shown(page)["patient"] == "smart-2"
+
+
+@pytest.mark.requirement("S84", "S85")
+def test_cookies_of_each_mode(context: BrowserContext, allowing: BrowserContext, neutral: Sandbox) -> None:
+    """Where third-party cookies are blocked, they live in the EHR's partition; where not, that does no harm."""
+    for browser in (context, allowing):
+        page = browser.new_page()
+        launch(page, neutral, "smart-1")
+        shown(page)
+        mine = [item for item in browser.cookies() if item["domain"] == "app.localhost"]
+        assert [item["name"].startswith("__Host-launch-") for item in mine].count(True) == 1
+        assert all(item["name"].startswith("__Host-") for item in mine)
+        for item in mine:
+            assert item["secure"]
+            assert item["httpOnly"]
+            assert item["sameSite"] == "None"
+            assert item.get("partitionKey") == "https://ehr.localhost"
 
 
 @pytest.mark.requirement("S77", "XH5", "XC10")
