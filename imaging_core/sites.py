@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from imaging_core.errors import Permanent
 from imaging_core.settings import Settings
@@ -47,22 +50,49 @@ class Site:
     exclusive: bool = False
 
 
+_Uri = Annotated[str, Field(pattern=r"^(https?://|urn:[A-Za-z0-9][A-Za-z0-9-]{0,31}:)\S+$")]
+_AeTitle = Annotated[str, Field(pattern=r"^[^\\\x00-\x1f]{1,16}$")]  # PS3.5 Table 6.2-1, VR AE
+_Name = Annotated[str, Field(min_length=1)]
+
+
 class _SiteTable(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: str
-    assigner_system: str
+    name: _Name
+    assigner_system: _Uri
     time_zone: str = ""
-    language: str = "en"
-    clients: tuple[str, ...] = ()
-    ae_titles: tuple[str, ...] = ()
-    assigners: dict[str, str] = {}
+    language: Literal["en", "fr"] = "en"
+    clients: tuple[_Name, ...] = ()
+    ae_titles: tuple[_AeTitle, ...] = ()
+    assigners: dict[str, _Uri] = {}
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            return ZoneInfo(value).key if value else value
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"no such IANA time zone: {value}") from error
 
 
 class _SitesFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    site: list[_SiteTable]
+    site: Annotated[list[_SiteTable], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> _SitesFile:
+        """Refuse a name, client or AE title that two sites claim: which one is meant nobody could tell."""
+        named = {
+            "name": [site.name for site in self.site],
+            "client": [client for site in self.site for client in site.clients],
+            "AE title": [title for site in self.site for title in site.ae_titles],
+        }
+        for what, values in named.items():
+            twice = sorted(value for value, number in Counter(values).items() if number > 1)
+            if twice:
+                raise ValueError(f"{what} {twice[0]} stands there more than once")
+        return self
 
 
 class Sites:

@@ -6,6 +6,8 @@ from typing import Any
 
 import psycopg
 
+from imaging_core.ledger.study import MADE_HERE
+
 __all__ = ["counts"]
 
 
@@ -35,7 +37,9 @@ def counts(connection: psycopg.Connection[Any]) -> dict[str, int]:
         JOIN ledger.study s USING (study_uid)
         CROSS JOIN LATERAL (SELECT s.failed_at IS NULL AND i.registered AND s.analysed_version >= s.version AS done) d
         LEFT JOIN LATERAL (SELECT min(state) AS state FROM ledger.analysis WHERE study_uid = s.study_uid) a ON true
-        """
+        WHERE NOT (i.own AND i.client = %s)  -- what was made here is nobody's delivery
+        """,
+        (MADE_HERE,),
     ).fetchone()
     registered, failed, pending, analysed, not_analysed, no_model = row or (0, 0, 0, 0, 0, 0)
     names = ("accepted", "duplicate", "rejected", "quarantined", "held")
