@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import requests
 
+from smart_launch.backend_services import BackendServices
 from smart_launch.client_auth import choose_method
 from smart_launch.discovery import Discovery, SmartConfiguration
 from smart_launch.errors import LaunchError, SmartConfigurationError
@@ -63,6 +64,8 @@ def check_ehr(registration: Registration, app_base_url: str) -> Iterator[Check]:
     yield from _client(registration, configuration)
     yield from _identity(registration, configuration, http)
     yield _metadata(registration)
+    if registration.system_client_id:
+        yield _system_access(registration)
 
 
 def _capabilities(registration: Registration, configuration: SmartConfiguration) -> Iterator[Check]:
@@ -109,6 +112,16 @@ def _identity(registration: Registration, configuration: SmartConfiguration, htt
         return
     usable = f"{len(found)} usable key{'' if len(found) == 1 else 's'} of {configuration.issuer}"
     yield Check("identity", bool(found), usable)
+
+
+def _system_access(registration: Registration) -> Check:
+    """Ask for a token of the app's own, which needs no user (SMART Backend Services)."""
+    try:
+        granted = BackendServices([registration]).scopes(registration.name)
+    except LaunchError as error:
+        return Check("system access", False, f"{error.code}: {error.detail}")
+    lacking = [word for word in registration.system_scopes.split() if word not in granted.words]
+    return Check("system access", None if lacking else True, f"granted: {granted.text or 'nothing'}")
 
 
 def _metadata(registration: Registration) -> Check:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from joserfc.jwk import KeySet
 
 from smart_launch import SmartConfigurationError
 from smart_launch.checkup import check_ehr
-from smart_launch.signing_keys import SigningKey, add_key, load_keys, promote_key, retire_keys
+from smart_launch.signing_keys import SigningKey, add_key, load_keys, promote_key, public_jwks, retire_keys
 from tests.smart_launch.conftest import Sandbox
 from tests.smart_launch.scene import BASE, registration_of
 from tests.smart_launch.strict_ehr import StrictEhr, json_answer, raw_answer
+from tests.smart_launch.test_backend_services import with_system_client
 
 
 def results(registration: Any) -> dict[str, bool | None]:
@@ -54,6 +56,17 @@ def test_what_is_wrong_is_named(ehr: StrictEhr, ec_keys: tuple[SigningKey, ...])
 def test_an_ehr_that_is_away(ehr: StrictEhr) -> None:
     ehr.discovery_answer = lambda: raw_answer("", 500)
     assert results(registration_of(ehr)) == {"redirect URI": None, "discovery": False}
+
+
+@pytest.mark.requirement("S81")
+def test_the_system_s_own_access_is_tried(ehr: StrictEhr, ec_keys: tuple[SigningKey, ...]) -> None:
+    registration = with_system_client(ehr, ec_keys)
+    assert results(registration)["system access"] is True
+    ehr.system_scope = "system/Patient.rs"
+    assert results(registration)["system access"] is None  # works, with less than was asked for
+    ehr.system_keys = KeySet.import_key_set(public_jwks(load_keys(add_key(b"", sign_now=True))))  # type: ignore[arg-type]
+    assert results(registration)["system access"] is False
+    assert "system access" not in results(registration_of(ehr))
 
 
 @pytest.mark.requirement("S45", "XF4")
