@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from tests.benchmarks import fhir_resources, smart_launch, upload_to_report
+from tests.benchmarks import fhir_resources, intake_cpu, smart_launch, upload_to_report
 from tests.conftest import SHARED
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -38,6 +38,7 @@ def main() -> None:
         f"{versions}.",
         "",
         *upload_to_report.run(samples),
+        *intake_cpu.run(),
         *fhir_resources.run(),
         *smart_launch.run(),
     ]
