@@ -38,7 +38,8 @@ def analyse(parts: Services, study_uid: str) -> None:
         delay = analysis_waits(row, growth, parts.settings.settle_most_s)
         if not delay:
             try:
-                _analyse(parts, connection, row)
+                with connection.transaction():
+                    _analyse(parts, connection, row)
             except ImagingError as error:
                 delay = failed(connection, row, error)
         elif growth.unregistered:

@@ -71,7 +71,9 @@ def _step(parts: Services, connection: psycopg.Connection[Any], row: StudyRow) -
     try:
         # what was made here is no burst of a sender's
         burst = row.burst + 1 if growth.unregistered else row.burst
-        return _Next(analyse=_register(parts, connection, row, burst))
+        # what the ledger noted and its audit stand or fall together (A2)
+        with connection.transaction():
+            return _Next(analyse=_register(parts, connection, row, burst))
     except ImagingError as error:
         delay = failed(connection, row, error)
         return _Next(look_again=delay > 0, delay_s=delay)
