@@ -6,10 +6,12 @@ sender gets a typed answer (D45). pebble keeps the children, kills the late and 
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import resource
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
@@ -43,6 +45,8 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 def _begin(extra: int, nice: int) -> None:
     """Let this child grow by `extra` bytes of address space beyond its code (Linux; elsewhere not bounded)."""
     os.environ.update(_ONE_THREAD)
+    warnings.simplefilter("ignore")  # pydicom's repeat values of the file, and nothing of a patient is logged (D43)
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     if nice:
         os.nice(nice)
     try:
