@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import signal
 from types import FrameType
@@ -9,6 +10,7 @@ from typing import Any
 
 from imaging_core.settings import load_settings
 
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _settings = load_settings()
 
 bind = "127.0.0.1:8501"
@@ -28,6 +30,19 @@ errorlog = "-"
 loglevel = "warning"
 # a worker's heartbeat file must not lie on a disk that may be read-only
 worker_tmp_dir = "/dev/shm"  # noqa: S108 shared memory, made for this
+
+
+def _give_memory_back() -> None:
+    """Let large buffers go back to the system when they are freed (glibc): each thread would keep its own for ever."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        mallopt(_M_ARENA_MAX, 2)
+
+
+def post_fork(_: Any, __: Any) -> None:
+    """Prepare the worker before anything is loaded."""
+    _give_memory_back()
 
 
 def post_worker_init(worker: Any) -> None:

@@ -49,8 +49,21 @@ def colour(values: Floats) -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(mixed), np.uint8)
 
 
+def _palette() -> tuple[bytes, bytes]:
+    """Return colours and opacities of the 256 values that the overlay has."""
+    values = np.arange(256, dtype=np.float32) / 255
+    alpha = np.rint(255 * _OPACITY * np.clip((values - 0.1) / 0.6, 0, 1))
+    return colour(values).tobytes(), alpha.astype(np.uint8).tobytes()
+
+
+_COLOURS, _ALPHA = _palette()
+
+
 def overlay_png(strength: Floats, rows: int, columns: int) -> bytes:
-    """Return an RGBA PNG aligned with the image grid, transparent where the map is weak.
+    """Return a PNG with alpha aligned with the image grid, transparent where the map is weak.
+
+    Colour and opacity follow from the value alone, so that the file has a palette of 256 colours, each with its own
+    opacity (PLTE and tRNS): a tenth of the time of writing four channels.
 
     Parameters
     ----------
@@ -61,11 +74,11 @@ def overlay_png(strength: Floats, rows: int, columns: int) -> bytes:
     """
     ratio = min(1.0, _MAX_SIDE / max(rows, columns))
     size = (max(1, round(columns * ratio)), max(1, round(rows * ratio)))
-    smooth = np.asarray(Image.fromarray(strength).resize(size, Image.Resampling.BICUBIC), np.float32).clip(0, 1)
-    alpha = np.rint(255 * _OPACITY * np.clip((smooth - 0.1) / 0.6, 0, 1)).astype(np.uint8)
-    picture = Image.fromarray(np.dstack([colour(smooth), alpha]), "RGBA")
+    smooth = np.asarray(Image.fromarray(strength * np.float32(255)).resize(size, Image.Resampling.BICUBIC), np.float32)
+    picture = Image.fromarray(np.rint(smooth.clip(0, 255)).astype(np.uint8))
+    picture.putpalette(_COLOURS)
     out = io.BytesIO()
-    picture.save(out, "PNG", compress_level=3)
+    picture.save(out, "PNG", transparency=_ALPHA, compress_level=1)
     return out.getvalue()
 
 

@@ -47,7 +47,7 @@ class Files:
 
 
 def heatmap_picture(key: KeyImage) -> bytes:
-    """Return the RGBA PNG aligned with the key image's grid."""
+    """Return the PNG with alpha aligned with the key image's grid."""
     return overlay_png(key.score.strength, key.prepared.rows, key.prepared.columns)
 
 
@@ -55,7 +55,7 @@ def key_picture(key: KeyImage) -> bytes:
     """Return the key image with the map over it, as JPEG for the report."""
     below = Image.fromarray(key.prepared.picture).convert("RGB")
     with Image.open(io.BytesIO(heatmap_picture(key))) as overlay:
-        above = overlay.resize(below.size, Image.Resampling.BILINEAR)
+        above = overlay.convert("RGBA").resize(below.size, Image.Resampling.BILINEAR)
         below.paste(above.convert("RGB"), mask=above.getchannel("A"))
     out = io.BytesIO()
     below.save(out, "JPEG", quality=85)

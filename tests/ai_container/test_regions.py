@@ -74,7 +74,7 @@ def test_the_overlay_lies_on_the_image_edge_to_edge(rows: int, columns: int) -> 
     strength = np.zeros((14, 14), np.float32)
     strength[0, 0] = strength[13, 13] = 1.0
     with Image.open(io.BytesIO(overlay_png(strength, rows, columns))) as picture:
-        alpha = np.asarray(picture.getchannel("A"))
+        alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
         assert picture.width / picture.height == pytest.approx(columns / rows, rel=0.01)
     assert alpha[0, 0] > 0
     assert alpha[-1, -1] > 0
