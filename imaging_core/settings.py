@@ -200,7 +200,7 @@ class Settings(BaseSettings):
     def _without_trailing_slash(cls, value: str) -> str:
         return value.rstrip("/")
 
-    @field_validator("trusted_retrieve_hosts", "listen_allowed_ae", mode="before")
+    @field_validator("trusted_retrieve_hosts", "listen_allowed_ae", "fhir_aliases", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
