@@ -36,7 +36,7 @@ class Resolution(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     action: Literal["link", "create", "reject"]
-    patient: str = Field("", max_length=80)
+    patient: str = Field("", max_length=80, pattern=r"^((Patient/)?[A-Za-z0-9\-.]{1,64})?$")  # a FHIR id
     reason: str = Field("", max_length=1000)
     revision: int | None = None
     who: str = Field("", max_length=200)

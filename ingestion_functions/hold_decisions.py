@@ -96,7 +96,7 @@ def resolve(
     Raises
     ------
     Permanent
-        See `imaging_core.ledger.holds.resolve`; ``bad-field`` also where there is no such Patient.
+        See `imaging_core.ledger.holds.resolve`; ``patient-not-found`` where there is no such Patient.
     Retryable
         A store is away; nothing was decided.
     """
@@ -114,7 +114,7 @@ def resolve(
 def _subject(fhir: FhirClient, patient: str) -> str:
     id_ = patient.removeprefix("Patient/")
     if not id_ or "/" in id_ or fhir.read("Patient", id_) is None:
-        raise Permanent("bad-field", "there is no such Patient on the FHIR service")
+        raise Permanent("patient-not-found", "there is no such Patient on the FHIR service")
     return f"Patient/{id_}"
 
 

@@ -249,7 +249,7 @@ _READ = (401, 403, 404, 429, 500, 503)
 def _admin() -> Json:
     """Hold list and quarantine: app role Images.Admin."""
     study, intake = _study_parameter("Held study"), _uuid_parameter("intake_id")
-    if_match = {"name": "If-Match", "in": "header", "schema": {"type": "string", "pattern": r'^"\d{1,9}"$'}}
+    if_match = {"name": "If-Match", "in": "header", "schema": {"type": "string", "format": "hold-tag"}}
     routes: list[tuple[str, str, str, str, str, tuple[int, ...], Json]] = [
         ("/holds", "get", "holds", "Studies that wait for a person", "Holds", _LIST, {}),
         ("/holds/{study}", "get", "hold", "What a held study's headers say (audited)", "Hold", (400, *_READ),

@@ -42,6 +42,7 @@ for name, strategy in {
     "name-part": _text(30, "\\^="),
     "dicom-code": st.sampled_from(["DX", "CR", "CHEST", "PA"]),
     "dicom-uid": _UID,
+    "hold-tag": st.integers(0, 99).map(lambda number: f'"{number}"'),
     "birth-date": st.dates(date(1900, 1, 1), date(2020, 1, 1)).map(str),
     "moment": st.datetimes(datetime(2000, 1, 1), datetime(2020, 1, 1)).map(lambda when: when.isoformat()),
     "dicom-accept": st.sampled_from(["application/dicom+json", "application/dicom+xml", "*/*"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import socket
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from dicomweb_client.api import DICOMwebClient
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 
 from tests.dicom_samples import instance, multipart, part10, png
 from tests.ingestion_functions.conftest import Running
@@ -19,25 +20,24 @@ from tests.ingestion_functions.conftest import Running
 MARKERS = ("MARKERNAME", "MARKERID", "MARKERACC", "19630717", "1963-07-17", "MARKERTEXT")
 
 
-def raw(running: Running, head: str, *pieces: bytes) -> bytes:
-    """Send bytes as they are; return the answer."""
+def raw(running: Running, head: str, *pieces: bytes, cut: bool = False) -> bytes:
+    """Send bytes as they are, and then end the sending side where `cut` says so; return the answer."""
     address = urlsplit(running.url)
-    first = f"POST {address.path}/dicomweb/studies HTTP/1.1\r\nHost: x\r\n"
+    first = f"POST {address.path}/dicomweb/studies HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     request = f"{first}Authorization: Bearer {running.token}\r\n{head}\r\n"
     with closing(socket.create_connection((address.hostname or "", address.port or 0), timeout=60)) as connection:
         connection.sendall(request.encode())
         for piece in pieces:
             try:
                 connection.sendall(piece)
-            except OSError:
+            except OSError:  # refused before all was sent
                 break
-        connection.shutdown(socket.SHUT_WR)
+        if cut:
+            connection.shutdown(socket.SHUT_WR)
         answer = b""
-        try:
+        with contextlib.suppress(ConnectionResetError):
             while piece := connection.recv(65536):
                 answer += piece
-        except ConnectionResetError:
-            pass
         return answer
 
 
@@ -58,7 +58,7 @@ def test_chunked_transfer(running: Running) -> None:
 @pytest.mark.requirement("D10", "D45")
 def test_content_length_that_promises_more_than_comes(running: Running) -> None:
     body, kind = multipart(part10(instance()))
-    answer = raw(running, f"Content-Type: {kind}\r\nContent-Length: {len(body) + 10}\r\n", body)
+    answer = raw(running, f"Content-Type: {kind}\r\nContent-Length: {len(body) + 10}\r\n", body, cut=True)
     assert not answer.startswith(b"HTTP/1.1 2")
     with running.client() as client:
         assert client.get("/health").status_code == 200
@@ -91,19 +91,24 @@ def test_too_large_a_body_is_a_clean_413(running: Running, size: int, told: byte
 def test_dicomweb_client_reads_our_answers(running: Running) -> None:
     client = DICOMwebClient(f"{running.url}/dicomweb", headers={"Authorization": f"Bearer {running.token}"})
     first, second = instance(), instance()
-    stored = client.store_instances([first, second])
+    stored = client.store_instances([whole(first), whole(second)])
     assert [item.ReferencedSOPInstanceUID for item in stored.ReferencedSOPSequence] == [
         first.SOPInstanceUID,
         second.SOPInstanceUID,
     ]
     other = instance()
-    mixed = client.store_instances([instance(RescaleSlope="0", RescaleIntercept="0"), other])
+    mixed = client.store_instances([whole(instance(RescaleSlope="0", RescaleIntercept="0")), whole(other)])
     assert len(mixed.FailedSOPSequence) == 1
     assert mixed.FailedSOPSequence[0].FailureReason == 0xC000
     assert mixed.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == other.SOPInstanceUID
     first.PixelData = bytes(range(32))
     with pytest.raises(Exception, match="409"):
-        client.store_instances([first])
+        client.store_instances([whole(first)])
+
+
+def whole(dataset: Dataset) -> Dataset:
+    """Return the data set with file meta information: the client writes it as it is."""
+    return dcmread(io.BytesIO(part10(dataset)))
 
 
 def marked(**changes: object) -> Dataset:
