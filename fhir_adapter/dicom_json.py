@@ -11,7 +11,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Attribute", "Header", "clean", "first_item", "items", "number", "person_text", "text", "texts", "uid"]
+__all__ = [
+    "Attribute",
+    "Header",
+    "clean",
+    "first_item",
+    "items",
+    "number",
+    "person_text",
+    "text",
+    "texts",
+    "uid",
+    "values_of",
+]
 
 Header = Mapping[str, Any]
 """One instance, or one item of a sequence."""
@@ -28,12 +40,17 @@ def clean(value: object) -> str:
     return (shown if shown.isprintable() else _CONTROL.sub("", shown)).strip()
 
 
+def values_of(attribute: Attribute) -> list[Any]:
+    """Return the values of an attribute; none where it is absent, empty or of no shape that the model knows."""
+    # a header comes from storage as JSON: whatever is there must not stop the study
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    return values if isinstance(values, list) else []
+
+
 def text(attribute: Attribute) -> str:
     """Return the first value as text; empty where there is none."""
-    if not attribute:
-        return ""
-    values = attribute.get("Value")
-    if not isinstance(values, list) or not values:
+    values = values_of(attribute)
+    if not values:
         return ""
     value = values[0]
     if isinstance(value, str):
@@ -45,9 +62,7 @@ def text(attribute: Attribute) -> str:
 
 def texts(attribute: Attribute) -> list[str]:
     """Return all values as text, empty ones left out."""
-    values = attribute.get("Value") if attribute else None
-    if not isinstance(values, list):
-        return []
+    values = values_of(attribute)
     found = (
         person_text(value) if isinstance(value, Mapping) else clean(value) for value in values if value is not None
     )
@@ -88,8 +103,7 @@ def _valid_uid(value: str) -> str:
 
 def items(attribute: Attribute) -> list[Header]:
     """Return the items of a sequence."""
-    values = attribute.get("Value") if attribute else None
-    return [item for item in values if isinstance(item, Mapping)] if isinstance(values, list) else []
+    return [item for item in values_of(attribute) if isinstance(item, Mapping)]
 
 
 def first_item(attribute: Attribute) -> Header:

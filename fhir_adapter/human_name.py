@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fhir_adapter.dicom_json import Attribute, clean
+from fhir_adapter.dicom_json import Attribute, clean, values_of
 
 __all__ = ["families", "givens", "human_names", "name_forms"]
 
@@ -25,8 +25,7 @@ def human_names(attribute: Attribute) -> list[dict[str, Any]]:
     The five components are family, given, middle, prefix and suffix; middle names follow the given ones. Where several
     groups are filled, each carries how it is written (alphabetic, ideographic, phonetic).
     """
-    values = attribute.get("Value") if attribute else None
-    value = values[0] if isinstance(values, list) and values else None
+    value = next(iter(values_of(attribute)), None)
     if isinstance(value, str):
         value = {"Alphabetic": value}
     if not isinstance(value, Mapping):
