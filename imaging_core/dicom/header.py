@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
-from struct import unpack_from
 from typing import Any
 
 from pydicom import Dataset
@@ -30,6 +29,7 @@ from imaging_core.dicom.codestream import check_codestream
 from imaging_core.dicom.flags import flags
 from imaging_core.dicom.json_model import Budget, describe, first
 from imaging_core.dicom.part10 import file_meta, inflated
+from imaging_core.dicom.pixel_extent import check_rest, walk_fragments
 from imaging_core.errors import Rejected
 
 __all__ = [
@@ -52,8 +52,6 @@ SYSTEM_MANUFACTURER = "imaging"
 _DERIVED_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.")
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _UNDEFINED = 0xFFFFFFFF
-_AFTER_PIXELS = (0xFFFCFFFC, 0xFFFAFFFA)  # padding and digital signatures, PS3.10 7.2
-_MAX_FRAGMENTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -248,7 +246,7 @@ def complete(opening: Opening, data: bytes, limits: HeaderLimits) -> DicomHeader
         return replace(header, dataset_sha256=whole.hexdigest())
     start = opening.pixels_at
     end = pixels_end(opening, view)
-    header = _check_rest(header, opening, view[end:], limits)
+    check_rest(view[end:], implicit=opening.implicit, little_endian=opening.little_endian)
     pixels = hashlib.sha256(view[start:end])
     whole.update(view[opening.dataset_at : start])
     whole.update(pixels.digest())
@@ -323,67 +321,19 @@ def _inflated_pixels(stream: BytesIO, pixels: _Pixels) -> str:
 
 
 def _end_of_fragments(view: memoryview, start: int, header: DicomHeader, little_endian: bool) -> int:
-    """Walk the fragments of encapsulated pixels (PS3.5 A.4) to the end of their sequence."""
-    order = "<" if little_endian else ">"
-    at, fragments = start, 0
-    opening: tuple[int, int] | None = None
-    while True:
-        if at + 8 > len(view):
-            raise Rejected("truncated", "the encapsulated pixels have no end: send the file again")
-        group, element, length = unpack_from(f"{order}HHI", view, at)
-        at += 8
-        if (group, element) == (0xFFFE, 0xE0DD):
-            break
-        if (group, element) != (0xFFFE, 0xE000) or length == _UNDEFINED or at + length > len(view):
-            raise Rejected("truncated", "the encapsulated pixels are broken: send the file again")
-        if fragments == 1:
-            opening = (at, at + length)
-        at += length
-        fragments += 1
-        if fragments > _MAX_FRAGMENTS:
-            raise Rejected("too-many-elements", f"more than {_MAX_FRAGMENTS} fragments of pixels")
+    """Return where encapsulated pixels end; their first frame is compared with the data set (D36)."""
+    found = walk_fragments(view, start, little_endian=little_endian)
     frames = max(1, _number(header.attributes, "00280008", 1))
-    if opening is not None and fragments - 1 == frames:
+    if found.first is not None and found.count == frames:
         check_codestream(
-            view[opening[0] : opening[1]],
+            view[found.first[0] : found.first[1]],
             header.transfer_syntax_uid,
             rows=_number(header.attributes, "00280010", 0),
             columns=_number(header.attributes, "00280011", 0),
             samples=_number(header.attributes, "00280002", 1),
             bits_allocated=_number(header.attributes, "00280100", 16),
         )
-    return at
-
-
-def _check_rest(header: DicomHeader, opening: Opening, rest: memoryview, limits: HeaderLimits) -> DicomHeader:
-    """Behind the pixels only padding and signatures may stand (D49): another file may hide there."""
-    size = len(rest)
-    if not size or not bytes(rest).strip(b"\0"):
-        return header
-    order = "<" if opening.little_endian else ">"
-    at, count = 0, 0
-    while at + 8 <= size:
-        group, element = unpack_from(f"{order}HH", rest, at)
-        tag = group << 16 | element
-        if tag not in _AFTER_PIXELS:
-            break
-        count += 1
-        long_form = not opening.implicit
-        if long_form and at + 12 > size:
-            break
-        length = unpack_from(f"{order}I", rest, at + (8 if long_form else 4))[0]
-        body = at + (12 if long_form else 8)
-        if length == _UNDEFINED:
-            # a signature's sequence of undefined length: its own delimiter is the last one
-            end = bytes(rest).rfind(b"\xfe\xff\xdd\xe0\0\0\0\0" if opening.little_endian else b"\xff\xfe\xe0\xdd")
-            at = end + 8 if end >= body else size
-        else:
-            at = body + length
-    if at > size:
-        raise Rejected("truncated", "the data set ends early: send the file again")
-    if count > limits.max_elements or bytes(rest[at:]).strip(b"\0"):
-        raise Rejected("trailing-bytes", f"{size - at} bytes after the pixel data are no data elements")
-    return header
+    return found.end
 
 
 def _uids(attributes: dict[str, Any], meta: Dataset) -> dict[str, str]:
