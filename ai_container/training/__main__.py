@@ -16,7 +16,9 @@ from ai_container.training.fit import Recipe
 from ai_container.training.folds import FOLDS, load_network, network_path, start_tensorflow, train_folds
 from ai_container.training.gate_fit import packed, read_features
 from ai_container.training.gate_report import gate_statistics
+from ai_container.training.layouts import LAYOUTS
 from ai_container.training.lite import gate_network, to_lite
+from ai_container.training.multilabel import MultiRecipe, train_layout
 from ai_container.training.radiographs import fold_of_patients, read_radiographs
 
 _BACKBONE = "efficientnet_lite0_imagenet_notop.keras"
@@ -32,11 +34,30 @@ _BACKBONE = "efficientnet_lite0_imagenet_notop.keras"
 @click.option("--version", default="1.0.0", show_default=True, help="Version of the bundle.")
 @click.option("--steps", default=Recipe.steps, show_default=True, help="Training steps of each network.")
 @click.option("--threads", default=2, show_default=True, help="TensorFlow threads.")
+@click.option("--layout", type=click.Choice(sorted(LAYOUTS)), help="A published set instead: see layouts.py.")
+@click.option("--no-backbone", is_flag=True, help="With --layout: a small network without pretrained weights.")
 def main(
-    data: Path, out: Path, backbone: Path | None, bundle: Path | None, version: str, steps: int, threads: int
+    data: Path,
+    out: Path,
+    backbone: Path | None,
+    bundle: Path | None,
+    version: str,
+    steps: int,
+    threads: int,
+    layout: str | None,
+    no_backbone: bool,
 ) -> None:
-    """Train the folds and the final network (those not yet in OUT), measure, write the bundle."""
+    """Train the folds and the final network (those not yet in OUT), measure, write the bundle.
+
+    With --layout a model of that set's labels is trained and measured instead; it becomes no bundle by itself.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    if layout:
+        chosen = MultiRecipe(steps=steps)
+        start_tensorflow(chosen.seed, threads)
+        pretrained = None if no_backbone else backbone or data.parent / "weights" / _BACKBONE
+        click.echo(json.dumps(train_layout(layout, data, out, pretrained, chosen), indent=2))
+        return
     recipe = Recipe(steps=steps)
     start_tensorflow(recipe.seed, threads)
     backbone = backbone or data.parent / "weights" / _BACKBONE
@@ -57,4 +78,5 @@ def main(
     write_bundle(bundle or out / "bundle", version, parts, metrics, rule)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -25,6 +25,7 @@ from ai_container.statistics import (
     points_into_box,
     sigmoid,
 )
+from ai_container.training.controls import border_only
 from ai_container.training.folds import FOLDS, load_network, network_path
 from ai_container.training.network import GRID
 from ai_container.training.radiographs import Radiograph, box_mask, read_grid
@@ -33,7 +34,6 @@ __all__ = ["ERROR_PROMISED", "HeldOut", "border_only", "copies", "evaluate", "ev
 
 _log = logging.getLogger(__name__)
 ERROR_PROMISED = 0.10
-_BORDER = 27  # 12 % of 224
 Floats = npt.NDArray[np.float32]
 
 
@@ -55,14 +55,6 @@ class HeldOut:
     logit: float
     border_logit: float
     patches: Floats
-
-
-def border_only(grid: Floats) -> Floats:
-    """Return the image with everything but its outer 12 % on each side replaced by the mean."""
-    out = np.full_like(grid, grid.mean())
-    for part in (np.s_[:_BORDER], np.s_[-_BORDER:], np.s_[:, :_BORDER], np.s_[:, -_BORDER:]):
-        out[part] = grid[part]
-    return out
 
 
 def _run(network: Any, grids: Sequence[Floats]) -> tuple[Floats, Floats]:
