@@ -51,7 +51,7 @@ def colour(values: Floats) -> npt.NDArray[np.uint8]:
 
 def _palette() -> tuple[bytes, bytes]:
     """Return colours and opacities of the 256 values that the overlay has."""
-    values = np.arange(256, dtype=np.float32) / 255
+    values = np.arange(256, dtype=np.float32) / np.float32(255)
     alpha = np.rint(255 * _OPACITY * np.clip((values - 0.1) / 0.6, 0, 1))
     return colour(values).tobytes(), alpha.astype(np.uint8).tobytes()
 

@@ -122,6 +122,7 @@ def analysis_result(analysis: StudyAnalysis, settings: Settings, created: str) -
         key_image=key.sop_uid if key else "",
         key_image_picture=key_picture(key) if key else b"",
         report_without_model=settings.report_without_model,
+        not_assessed=tuple((text.en, text.fr) for text in analysis.not_assessed),
     )
 
 

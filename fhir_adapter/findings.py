@@ -188,6 +188,8 @@ class AnalysisResult:
         JPEG or PNG of the key image with the heatmap over it.
     report_without_model : bool
         Write a report even where no model was there for the examination (R3).
+    not_assessed : tuple of (English, French)
+        Findings that no model of the study looked for: silence on them must not read as their absence.
     """
 
     study_uid: str
@@ -206,6 +208,7 @@ class AnalysisResult:
     key_image: str = ""
     key_image_picture: bytes = field(default=b"", repr=False)
     report_without_model: bool = False
+    not_assessed: tuple[tuple[str, str], ...] = ()
 
     @property
     def assessed(self) -> bool:

@@ -25,6 +25,10 @@ _PHRASES: dict[str, tuple[str, str]] = {
     "bare-line": ("{finding}: {state}.", "{finding} : {state}."),
     "not-analysed": ("Not analysed: {reasons}.", "Non analysé : {reasons}."),
     "some-not-analysed": ("Images not analysed: {reasons}.", "Images non analysées : {reasons}."),
+    "no-statement": (
+        "Not assessed: {findings}.",
+        "Non recherché : {findings}.",
+    ),
     "patient": ("Patient", "Patient"),
     "born": ("Born", "Naissance"),
     "number": ("Patient number", "N° de patient"),
@@ -117,6 +121,9 @@ def conclusion(result: AnalysisResult) -> str:
         lines.extend(finding_line(finding, language) for finding in result.findings)
         if reasons:
             lines.append(phrase("some-not-analysed", language, reasons=reasons))
+        names = [words[language == "fr"].lower() for words in result.not_assessed]
+        if names:
+            lines.append(phrase("no-statement", language, findings=", ".join(names)))
     else:
         lines.append(phrase("not-analysed", language, reasons=reasons or phrase("not-assessed", language)))
     lines.append(phrase("model", language, title=title, version=result.model.version))

@@ -403,6 +403,9 @@ def test_what_nobody_looked_for_is_listed(
     assert not {"Pneumonia", "Consolidation", "Infiltration"} & set(words)
     result = json.loads(blob_store.get("results", f"{study.uid}/chest-opacity/0/result.json"))
     assert result["not_assessed"] == answer["not_assessed"]
+    report = fhir_client.read("DiagnosticReport", resource_id(study.uid, report_role("chest-opacity")))
+    assert report
+    assert "Not assessed: atelectasis, cardiomegaly" in report["conclusion"]
     refused = ok(
         client.post("/v1/analyses:preview", data=changed(chest, PatientAge="004Y"), content_type="application/dicom")
     )
