@@ -113,17 +113,25 @@ def page(results: Sequence[str]) -> str:
     return "\n".join([*lines, ""])
 
 
+def earlier() -> dict[str, str]:
+    """Return the results on the page, for rows that are not run now."""
+    lines = PAGE.read_text("utf-8").splitlines() if PAGE.exists() else []
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and "`" in line]
+    return {row[0]: row[-1] for row in rows}
+
+
 def main() -> None:
-    """Run all, or those whose defence holds a word; write the page where all were run."""
+    """Run all, or those whose defence holds a word, and write what was found into the page."""
     parser = argparse.ArgumentParser(prog="python -m tests.smart_launch.mutations")
-    parser.add_argument("word", nargs="?", default="", help="only those whose defence has this word; writes no page")
+    parser.add_argument("word", nargs="?", default="", help="only those whose defence has this word")
     parser.add_argument("--jobs", type=int, default=1)
     chosen = parser.parse_args()
     os.chdir(ROOT)
     numbers = [number for number, item in enumerate(MUTATIONS) if chosen.word.lower() in item.defence.lower()]
     results = run(numbers, chosen.jobs)
-    if len(numbers) == len(MUTATIONS):
-        PAGE.write_text(page([results[number] for number in numbers]), "utf-8")
+    known = earlier()
+    known |= {MUTATIONS[number].defence: result for number, result in results.items()}
+    PAGE.write_text(page([known.get(item.defence, "not run") for item in MUTATIONS]), "utf-8")
     sys.exit(any(result != "fails" for result in results.values()))
 
 

@@ -99,6 +99,7 @@ class StrictEhr:
     associated: dict[str, Any] = field(default_factory=dict)
     audience: str = ""
     expires_in: Any = 900
+    refresh_gate: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:
         self.key: RSAKey | ECKey = _signing_key()
@@ -311,6 +312,8 @@ class StrictEhr:
     def _refreshed(self, form: Mapping[str, str]) -> dict[str, Any]:
         if "scope" in form:
             raise OAuthFailure("invalid_scope", "scope in a refresh")
+        if self.refresh_gate:
+            self.refresh_gate()
         with self._lock:
             granted = self.refresh_tokens.pop(form.get("refresh_token", ""), None)
         if granted is None:

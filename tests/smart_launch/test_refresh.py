@@ -70,6 +70,8 @@ def test_many_requests_at_once_refresh_once(
     cookie = scene.cookie("__Host-launch-")
     workers = [Scene(ehr, sessions) for _ in range(4)]
     statuses: list[int] = []
+    held = threading.Event()
+    ehr.refresh_gate = lambda: held.wait(30)
 
     def read(worker: Scene) -> None:
         browser = worker.other_browser()
@@ -79,11 +81,22 @@ def test_many_requests_at_once_refresh_once(
     threads = [threading.Thread(target=read, args=(workers[index % 4],)) for index in range(12)]
     for thread in threads:
         thread.start()
+    # while one refresh is under way, the others wait for its row and do not ask the EHR themselves
+    end = time.monotonic() + 30
+    while ehr.paths().count("/token") < 3 and _waiting_for_a_lock(owner) < 5:
+        assert time.monotonic() < end
+        time.sleep(0.01)  # a bounded wait for the other requests to arrive
+    held.set()
     for thread in threads:
         thread.join()
     assert statuses == [200] * 12
     assert ehr.paths().count("/token") == 2
     assert ehr.failures == []
+
+
+def _waiting_for_a_lock(owner: psycopg.Connection[Any]) -> int:
+    row = owner.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").fetchone()
+    return int(row[0]) if row else 0
 
 
 @pytest.mark.requirement("S75", "XG4")
