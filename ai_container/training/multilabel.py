@@ -1,7 +1,7 @@
 """Train a model of several findings on a published set: ``make train ARGS="--layout nih --data DIR"``.
 
 The network is the shipped one's (EfficientNet-Lite0, answers per patch, soft maximum) with one map per label. Images
-are prepared once, by the service's own preprocessing, into a file on disk, so that a set of 100,000 fits a small machine.
+are prepared once, by the service's own preprocessing, into a file on disk, so that 100,000 of them fit a small machine.
 What comes out is ``network.keras``, ``weights.tflite`` and ``metrics.json``: AUC by label on the test patients with
 intervals, and the shortcut controls. Whether it may be shown to anybody is for those numbers to say.
 """
