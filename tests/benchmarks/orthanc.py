@@ -32,6 +32,7 @@ class Orthanc:
 
     url: str
     title: str
+    dicom_port: int
 
 
 @contextmanager
@@ -40,14 +41,17 @@ def orthanc_server(folder: Path, owner_url: str) -> Iterator[Orthanc]:
     program = shutil.which("Orthanc")
     if program is None:
         raise RuntimeError("Orthanc is not installed: apt-get install orthanc orthanc-dicomweb orthanc-postgresql")
-    port = _free_port()
+    port, dicom_port = _free_port(), _free_port()
     with_postgres = _INDEX.exists()
     settings: dict[str, object] = {
         "HttpPort": port,
         "HttpServerEnabled": True,
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
-        "DicomServerEnabled": False,
+        "DicomServerEnabled": True,
+        "DicomPort": dicom_port,
+        "DicomAlwaysAllowStore": True,
+        "DicomCheckCalledAet": False,
         "StorageDirectory": str(folder / "orthanc"),
         "IndexDirectory": str(folder / "orthanc"),
         "Plugins": [str(_PLUGINS / "libOrthancDicomWeb.so"), *([str(_INDEX)] if with_postgres else [])],
@@ -68,7 +72,7 @@ def orthanc_server(folder: Path, owner_url: str) -> Iterator[Orthanc]:
         url = f"http://127.0.0.1:{port}"
         version = _wait(url, process)
         index = "PostgreSQL (the same server)" if with_postgres else "SQLite (orthanc-postgresql is not installed)"
-        yield Orthanc(url, f"Orthanc {version}, index in {index}, files in the same file system.")
+        yield Orthanc(url, f"Orthanc {version}, index in {index}, files in the same file system.", dicom_port)
     finally:
         process.terminate()
         process.wait(30)
