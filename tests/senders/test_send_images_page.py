@@ -55,6 +55,8 @@ def bench(
 ) -> dict[str, str]:  # fmt: skip
     """A folder with what the page's reader has, and the environment; the page's addresses become the test's."""
     (tmp_path / "study").mkdir()
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "in.dcm").write_bytes(part10(instance(PatientID="PAGE")))
     (tmp_path / "image.dcm").write_bytes(part10(instance(PatientID="PAGE")))
     for number in range(3):
         (tmp_path / "study" / f"{number}.dcm").write_bytes(part10(instance(PatientID="PAGE")))
@@ -104,21 +106,38 @@ def accepted(pool: Pool, source: str) -> int:
     return int(row[0]) if row else 0
 
 
+def watch(block: str, environment: dict[str, str]) -> None:
+    """Run a drop folder until what lies in it has been sent."""
+    inbox = Path(environment["FOLDER"]) / "inbox"
+    setup = here(send_images_page.blocks("en")[0][1], environment)
+    command = ["bash", "-euo", "pipefail", "-c", setup + "exec " + here(block, environment)]
+    process = subprocess.Popen(command, cwd=environment["FOLDER"], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        wait_for("the drop folder", lambda: list(inbox.glob("sent/**/in.dcm")))
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+
+
 RUN = [(kind, text) for kind, text in send_images_page.blocks("en") if kind in ("sh", "python")]
 
 
 def test_every_command_of_the_page(bench: dict[str, str], pool: Pool) -> None:
     """In order, in one folder, as a reader does."""
     before = {source: accepted(pool, source) for source in ("stow", "image", "cstore", "drop")}
-    said = [run(kind, text, bench) for kind, text in RUN]
+    said = [run(kind, text, bench) for kind, text in RUN if "--watch" not in text]
+    for _, text in RUN:
+        if "--watch" in text:
+            watch(text, bench)
     assert len(said) >= 11
     assert json.loads(said[1])["status"] == "ok"
-    told = wait_for("the drop", lambda: _done(run(*RUN[-2], bench)))
+    told = wait_for("the drop", lambda: _done(run(*RUN[-3], bench)))
     assert told["totals"] == {"accepted": 2, "duplicate": 1}, json.dumps(told)
     assert [file["outcome"] for file in told["files"]] == ["unpacked", "accepted", "duplicate"]
     gained = {source: accepted(pool, source) - number for source, number in before.items()}
-    # by STOW: one file, the folder by curl, by Python and by `imaging send`; by C-STORE: one, the folder, one over TLS
-    assert gained == {"stow": 1 + 3 + 3 + 3, "image": 1, "cstore": 1 + 3 + 1, "drop": 3}
+    # by STOW: one file, the folder by curl, by Python and by `imaging send`, and one by the drop folder;
+    # by C-STORE: one, the folder, one over TLS
+    assert gained == {"stow": 1 + 3 + 3 + 3 + 1, "image": 1, "cstore": 1 + 3 + 1, "drop": 3}
 
 
 def _done(text: str) -> dict[str, Any] | None:
