@@ -510,7 +510,7 @@ MUTATIONS = (
         "access_log",
         '            cut = _QUERY.sub(r"\\1", message)\n',
         "            cut = message\n",
-        "test_no_leak.py::test_a_launch_leaves_no_secret_in_addresses_pages_storage_or_logs",
+        "test_pages.py::test_access_logs_show_no_query",
     ),
     Mutation(
         "Other patients' resources are left out",
