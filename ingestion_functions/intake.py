@@ -319,7 +319,7 @@ def _keep(parts: IntakeServices, item: _Read, known: Known) -> _Read:
     stored = known.instances.get(header.sop_uid)
     if stored is not None:  # same UID: the same content is a duplicate (D14), other content is no overwrite (D15)
         dataset_sha256, blob = stored
-        if dataset_sha256 != header.dataset_sha256:
+        if not _same(parts, header, dataset_sha256, blob):
             return _conflict(parts, item)
         return item.ends(replace(item.delivery, outcome="duplicate", blob=f"images/{blob}"))
     name = (item.delivery.blob or "").removeprefix("images/")
@@ -331,9 +331,25 @@ def _keep(parts: IntakeServices, item: _Read, known: Known) -> _Read:
         metadata=metadata | metadata_of(item.delivery),
         content_type="application/dicom",
     )
-    if not fresh and _stored_hash(parts, name) != header.dataset_sha256:
+    if not fresh and not _same(parts, header, _stored_hash(parts, name), name):
         return _conflict(parts, item)
     return item
+
+
+def _same(parts: IntakeServices, header: DicomHeader, dataset_sha256: str, blob: str) -> bool:
+    """Return whether a stored instance has the same data set.
+
+    A hash that differs may have been reckoned otherwise by an earlier version: the stored bytes decide.
+    """
+    if dataset_sha256 == header.dataset_sha256:
+        return True
+    try:
+        stored = parts.decoder.header(parts.blobs.get("images", blob))
+    except Rejected:
+        return False  # an earlier version took what this one refuses
+    except BlobMissing as error:
+        raise Retryable("storage-unavailable", "the blob was deleted while it was looked at") from error
+    return stored.dataset_sha256 == header.dataset_sha256
 
 
 def _conflict(parts: IntakeServices, item: _Read) -> _Read:

@@ -6,6 +6,7 @@ sender gets a typed answer (D45). pebble keeps the children, kills the late and 
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -36,7 +37,13 @@ __all__ = ["DecodePool"]
 T = TypeVar("T")
 # What a child is given of an instance whose header is asked for: in all but a few the pixels begin before that.
 _OPENING = 64 * 1024
-_PRELOAD = ["imaging_core.dicom.header", "imaging_core.dicom.pixels", "pydicom.pixels", "PIL.PngImagePlugin"]
+_PRELOAD = [
+    "imaging_core.dicom.child",
+    "imaging_core.dicom.header",
+    "imaging_core.dicom.pixels",
+    "pydicom.pixels",
+    "PIL.PngImagePlugin",
+]
 # Decoders of native code keep to one thread in a child: the pool is the parallelism, and each thread's stack counts as
 # memory.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -44,6 +51,7 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 
 def _begin(extra: int, nice: int) -> None:
     """Let this child grow by `extra` bytes of address space beyond its code (Linux; elsewhere not bounded)."""
+    gc.freeze()  # what was imported before the fork stays shared: a collection writes to all that it looks at
     os.environ.update(_ONE_THREAD)
     warnings.simplefilter("ignore")  # pydicom's repeat values of the file, and nothing of a patient is logged (D43)
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)

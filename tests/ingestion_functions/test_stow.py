@@ -223,3 +223,19 @@ def test_invalid_study_in_the_address(door: Door, parts: Services) -> None:
     response = door(stow.store, *multipart(part10(instance())), route={"study": "../x"})
     assert (response.status_code, body_of(response)["code"]) == (400, "bad-uid")
     assert generate_uid() not in response.get_body().decode()
+
+
+@pytest.mark.requirement("D14", "D15")
+def test_a_hash_reckoned_by_an_earlier_version_makes_no_conflict(door: Door, parts: Services) -> None:
+    sent = instance()
+    body = multipart(part10(sent))
+    assert door(stow.store, *body).status_code == 200
+    with unit_of_work(parts.pool) as connection:
+        connection.execute(
+            "UPDATE ledger.instance SET dataset_sha256 = 'otherwise' WHERE sop_uid = %s", (str(sent.SOPInstanceUID),)
+        )
+    assert door(stow.store, *body).status_code == 200
+    sent.PatientID = "another"
+    assert door(stow.store, *multipart(part10(sent))).status_code == 409
+    outcomes = [outcome for outcome, _ in deliveries(parts, sop_uid=sent.SOPInstanceUID)]
+    assert outcomes == ["accepted", "duplicate", "quarantined"]
