@@ -73,7 +73,9 @@ def read_instance(
         try:
             prepared = prepare_dicom(data)
         except Rejected as error:
-            reason = "no-pixels" if error.code == "no-pixels" else "pixels-unreadable"
+            # a file that was cut within its pixels has them by its header
+            absent = error.code == "no-pixels" and opening.pixels_at is None
+            reason = "no-pixels" if absent else "pixels-unreadable"
     return InstanceReading(
         study_uid=header.study_uid,
         series_uid=header.series_uid,
