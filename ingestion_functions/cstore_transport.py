@@ -32,7 +32,7 @@ __all__ = ["BoundedServer", "Bounds", "ReceivedDataSet"]
 # A-ASSOCIATE-RQ with 128 presentation contexts of 60 transfer syntaxes each stays below this
 _LONGEST_ASSOCIATE = 1024 * 1024
 _LONGEST_COMMAND = 64 * 1024
-_IN_MEMORY = 1024 * 1024
+_IN_MEMORY = 8 * 1024 * 1024
 # C-STORE is answered before the next one comes (no asynchronous operations are negotiated, PS3.7 D.3.3.3)
 _MOST_WAITING = 2
 _CHUNK = 256 * 1024
@@ -81,11 +81,11 @@ class ReceivedDataSet(io.BytesIO):
 
     def write(self, data: Buffer, /) -> int:
         """Keep `data`, or only count it once the limit is passed."""
-        data = bytes(data)
-        self.size += len(data)
+        length = memoryview(data).nbytes
+        self.size += length
         if self.size <= self._limit:
             self._file.write(data)
-        return len(data)
+        return length
 
     def read_into(self, file: IO[bytes]) -> None:
         """Copy the encoded data set to `file`."""
