@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from tests.benchmarks import fhir_resources, intake_cpu, smart_launch, upload_to_report
+from tests.benchmarks import ai_service, fhir_resources, intake_cpu, smart_launch, upload_to_report
 from tests.conftest import SHARED
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -40,6 +40,7 @@ def main() -> None:
         *upload_to_report.run(samples),
         *intake_cpu.run(),
         *fhir_resources.run(),
+        *ai_service.run(),
         *smart_launch.run(),
     ]
     PAGE.write_text("\n".join(lines), "utf-8")
