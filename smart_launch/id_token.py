@@ -18,7 +18,7 @@ from smart_launch.errors import LaunchError
 from smart_launch.guarded_http import strict_json
 from smart_launch.issuer_keys import VerifyingKey
 
-__all__ = ["ALLOWED_ALGORITHMS", "Identity", "validate"]
+__all__ = ["ALLOWED_ALGORITHMS", "Identity", "KeysFor", "validate", "verified_claims"]
 
 #: Asymmetric signatures only: with a shared-key algorithm anyone who knows the public key could sign.
 ALLOWED_ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512")
@@ -84,7 +84,7 @@ def validate(
     LaunchError
         `identity-unproven`, the detail naming the first check that failed; `ehr-unreachable` from `keys_for`.
     """
-    claims = _verified(token, algorithms, keys_for)
+    claims = verified_claims(token, algorithms, keys_for)
     if not issuer or claims.get("iss") != issuer:
         raise _unproven("iss")
     _check_audience(claims, client_id)
@@ -104,7 +104,14 @@ def _unproven(check: str) -> LaunchError:
     return LaunchError("identity-unproven", f"id_token: {check}")
 
 
-def _verified(token: str, algorithms: tuple[str, ...], keys_for: KeysFor) -> dict[str, Any]:
+def verified_claims(token: str, algorithms: tuple[str, ...], keys_for: KeysFor) -> dict[str, Any]:
+    """Return the claims of a JWT whose signature is of one of the issuer's keys; nothing else is checked here.
+
+    Raises
+    ------
+    LaunchError
+        `identity-unproven`; `ehr-unreachable` from `keys_for`.
+    """
     if len(token) > _MAX_BYTES or token.count(".") != 2:
         raise _unproven("form")
     header = _segment(token.split(".")[0], "header")
