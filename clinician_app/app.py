@@ -9,6 +9,7 @@ from clinician_app.refusals import init_refusals
 from clinician_app.request_log import init_request_log
 from clinician_app.services import Services
 from clinician_app.static_files import init_static_files
+from clinician_app.views.dicomweb import dicomweb
 from clinician_app.views.health import health
 from clinician_app.views.images import images
 from clinician_app.views.pages import pages
@@ -48,6 +49,8 @@ def create_app(settings: Settings, services: Services | None = None) -> Flask:
     services.smart.init_app(app)
     app.jinja_env.globals["csp_nonce"] = services.smart.csp_nonce
     init_refusals(app)
+    app.register_blueprint(dicomweb, url_prefix="/dicomweb")
+    app.register_blueprint(dicomweb, url_prefix="/l/<launch_id>/dicomweb", name="launch_dicomweb")
     for blueprint in (pages, images, signoff, results_api, health):
         app.register_blueprint(blueprint)
     return app

@@ -5,7 +5,7 @@ The events wait in ``ledger.audit_outbox``, from where the worker delivers them 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 from flask import request
@@ -15,9 +15,38 @@ from fhir_adapter.audit_event import Act, Agent, build
 from imaging_core.database import Pool, unit_of_work
 from imaging_core.errors import Retryable
 from imaging_core.telemetry import trace_id
-from smart_launch import LaunchSession
+from smart_launch import LaunchSession, Registration
 
-__all__ = ["AuditTrail"]
+__all__ = ["Actor", "AuditTrail"]
+
+
+class Actor(Protocol):
+    """Who did it: a launch, or the bearer of a token."""
+
+    @property
+    def ehr(self) -> Registration:
+        """Whose user or token it is."""
+        ...
+
+    @property
+    def iss(self) -> str:
+        """The EHR's FHIR base."""
+        ...
+
+    @property
+    def issuer(self) -> str | None:
+        """Who says so."""
+        ...
+
+    @property
+    def subject(self) -> str | None:
+        """The user."""
+        ...
+
+    @property
+    def fhir_user(self) -> str | None:
+        """The user as a FHIR resource."""
+        ...
 
 
 class AuditTrail:
@@ -35,14 +64,14 @@ class AuditTrail:
         self._pool = pool
         self._observer = observer
 
-    def event(self, act: Act, launch: LaunchSession, subject: str, what: str = "") -> dict[str, Any]:
+    def event(self, act: Act, launch: LaunchSession | Actor, subject: str, what: str = "") -> dict[str, Any]:
         """Return the AuditEvent of an act of this request.
 
         Parameters
         ----------
         act : str
             What was done.
-        launch : LaunchSession
+        launch : LaunchSession or Actor
             By whom (``iss`` and ``sub`` of the id_token, S65), from which EHR.
         subject : str
             Id of the Patient where the results are.
@@ -51,7 +80,12 @@ class AuditTrail:
         """
         return build(
             act,
-            client=Agent(launch.ehr.client_id, launch.iss, launch.ehr.name, request.remote_addr or ""),
+            client=Agent(
+                getattr(launch, "client_id", "") or launch.ehr.client_id,
+                launch.iss,
+                launch.ehr.name,
+                request.remote_addr or "",
+            ),
             server=Agent("clinician_app", display=self._observer),
             observer=self._observer,
             user=Agent(launch.subject or "unknown", launch.issuer or launch.iss, launch.fhir_user or ""),
@@ -62,7 +96,7 @@ class AuditTrail:
             outcome="minor-failure" if act == "access-refused" else "success",
         )
 
-    def record(self, act: Act, launch: LaunchSession, subject: str, what: str = "") -> None:
+    def record(self, act: Act, launch: LaunchSession | Actor, subject: str, what: str = "") -> None:
         """Queue one act; parameters as for `event`.
 
         Raises

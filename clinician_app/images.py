@@ -9,13 +9,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
 
 from clinician_app.pixel_frames import frame_bytes
 from imaging_core.blobs import BlobStore
 from imaging_core.dicom.child import DecodePool
+from imaging_core.dicom.coerce import Changes
+from imaging_core.dicom.served import as_served
 
 __all__ = ["Frame", "ImageSource", "instance_blob"]
 
+T = TypeVar("T")
 _MEMORY = 96 * 1024 * 1024
 
 
@@ -78,6 +83,23 @@ class ImageSource:
             return self._decoder.run(frame_bytes, self._blobs.get("images", blob), frame)
 
         return Frame(*self._through((blob, "values", str(frame)), make))
+
+    def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function of a decode child; see `DecodePool.run`."""
+        return self._decoder.run(function, *arguments)
+
+    def served(self, blob: str, linked: tuple[Changes, datetime] | None = None) -> bytes:
+        """Return the stored file as it leaves the system (D44): no preamble, and the Patient it is linked to.
+
+        Raises
+        ------
+        BlobMissing, Rejected, Retryable
+        """
+        data = self._blobs.get("images", blob)
+        if linked is None:
+            return as_served(data)
+        changes, decided_at = linked
+        return self._decoder.served(data, changes, "", "COERCE", decided_at)
 
     def _through(self, key: tuple[str, ...], make: Callable[[], tuple[str, bytes]]) -> tuple[str, bytes]:
         with self._lock:

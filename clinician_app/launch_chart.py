@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from clinician_app.bearer_access import BearerCaller
 from clinician_app.cache import CacheKey
 from clinician_app.chart import PARTS, Chart, Missing, read_chart
 from clinician_app.own_studies import NOTHING_OWN, OwnStudies, is_own_service, own_studies
@@ -20,7 +21,7 @@ from clinician_app.study_progress import StudyProgress, load_progress
 from clinician_app.timeline import Entry, timeline
 from smart_launch import LaunchSession
 
-__all__ = ["LaunchChart", "open_chart"]
+__all__ = ["LaunchChart", "bearer_chart", "open_chart"]
 
 _PATIENT = tuple(part for part in PARTS if part.name == "patient")
 _IMAGING = tuple(part for part in PARTS if part.name != "patient")
@@ -53,6 +54,25 @@ class LaunchChart:
             services.cache, self.key, (study.uid for study in self.chart.studies if study.uid in self.own.known)
         )
         return timeline(self.chart.studies, self.chart.reports, progress)
+
+
+def bearer_chart(services: Services, caller: BearerCaller, fresh_for: timedelta) -> LaunchChart:
+    """Read the chart of a token's patient, as far as the token's scopes reach, with the app's own identity.
+
+    Raises
+    ------
+    Permanent
+        ``forbidden``: the token lets nobody read reports.
+    """
+    caller.require("DiagnosticReport", "rs")
+    granted = [part for part in _IMAGING if caller.allows(part.resource_type, "s")]
+    source = ImagingServiceSource(services.imaging_client(), caller.patient)
+    chart = read_chart(source, services.cache, fresh_for, outages=services.outages, parts=granted)
+    denied: dict[str, Missing] = {part.name: "not-granted" for part in _IMAGING if part not in granted}
+    own = own_studies(services.pool, caller.patient)
+    return LaunchChart(
+        replace(chart, missing={**chart.missing, **denied}), source.key, source.base, caller.patient, own
+    )
 
 
 def open_chart(services: Services, launch: LaunchSession, fresh_for: timedelta) -> LaunchChart:

@@ -13,8 +13,10 @@ from clinician_app.translation import current_language, gettext
 from clinician_app.wording import no_right
 from imaging_core.errors import ImagingError, Retryable, code
 from imaging_core.telemetry import get_logger, trace_id
+from smart_launch import LaunchError
+from smart_launch.errors import fault
 
-__all__ = ["ContextMismatch", "NotASigner", "init_refusals"]
+__all__ = ["ContextMismatch", "NotASigner", "init_refusals", "launch_problem"]
 
 _log = get_logger("clinician_app")
 _DATA = {
@@ -63,8 +65,21 @@ def _imaging_error(error: ImagingError) -> Response:
     response = _answer(
         entry.status, error.code, words, gettext("Try again in a minute.") if entry.status == 503 else ""
     )
+    if entry.status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
     if isinstance(error, Retryable):
         response.headers["Retry-After"] = str(max(1, int(error.retry_after) or 5))
+    return response
+
+
+def launch_problem(error: LaunchError) -> Response:
+    """Return a problem document for a launch that is over, for what is asked for by programs and not by people."""
+    entry = fault(error.code)
+    _log.warning("refused", code=error.code, detail=error.detail)
+    what, then = entry.fr if current_language() == "fr" else entry.en
+    response = _problem(entry.status, error.code, what, then)
+    if error.retry_after:
+        response.headers["Retry-After"] = str(error.retry_after)
     return response
 
 
@@ -130,16 +145,20 @@ def _unexpected(error: Exception) -> Response:
 
 
 def _answer(status: int, problem: str, heading: str, detail: str) -> Response:
+    if request.endpoint in _DATA or (request.endpoint or "").split(".")[0].endswith("dicomweb"):
+        return _problem(status, problem, heading, detail)
     reference = trace_id()
-    if request.endpoint in _DATA:
-        response = jsonify(
-            type="about:blank", title=heading, status=status, detail=detail or heading, code=problem, trace_id=reference
-        )
-        response.mimetype = "application/problem+json"
-        response.status_code = status
-        return response
     launch_id = (request.view_args or {}).get("launch_id", "")
     inside = bool(launch_id) and (status not in (401, 403) or problem == "not-a-signer")
     back = url_for("pages.timeline_page", launch_id=launch_id) if inside else ""
     page = render_template("message.html", heading=heading, detail=detail, reference=reference, back_url=back)
     return make_response(page, status)
+
+
+def _problem(status: int, problem: str, heading: str, detail: str) -> Response:
+    response = jsonify(
+        type="about:blank", title=heading, status=status, detail=detail or heading, code=problem, trace_id=trace_id()
+    )
+    response.mimetype = "application/problem+json"
+    response.status_code = status
+    return response

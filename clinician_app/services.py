@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from flask import Flask, current_app
 
 from clinician_app.audit import AuditTrail
+from clinician_app.bearer_access import BearerAccess
 from clinician_app.cache import ChartCache
 from clinician_app.images import ImageSource
 from clinician_app.outages import Outages
@@ -21,6 +22,7 @@ from imaging_core.dicom.child import DecodePool
 from imaging_core.errors import Permanent
 from imaging_core.settings import Settings
 from smart_launch import (
+    BackendServices,
     Keyring,
     Registration,
     SessionStore,
@@ -46,6 +48,8 @@ class Services:
         Who may sign.
     desk : SigningDesk or None
         Where reports are signed; None where the app has no identity at the imaging FHIR service.
+    bearer : BearerAccess or None
+        Who may call without a page; None: nobody.
     """
 
     settings: Settings
@@ -59,6 +63,7 @@ class Services:
     outages: Outages = field(default_factory=Outages)
     rights: SigningRights = field(default_factory=lambda: SigningRights({}))
     desk: SigningDesk | None = None
+    bearer: BearerAccess | None = None
 
     def imaging_client(self) -> FhirClient:
         """Return the client of the imaging service.
@@ -108,6 +113,7 @@ class Services:
             imaging=imaging,
             rights=SigningRights(rules),
             desk=SigningDesk(imaging, blobs, SignoffJournal(pool)) if imaging else None,
+            bearer=BearerAccess(smart, settings, BackendServices(registrations)),
         )
 
     def attach(self, app: Flask) -> None:

@@ -1,4 +1,4 @@
-"""``/api/results``: what the pages show, as JSON. In a launch the patient is the launch's, whatever is asked for."""
+"""``/api/results``: what the pages show, as JSON: of a launch's patient, or of a bearer token's; of nobody else."""
 
 from __future__ import annotations
 
@@ -7,35 +7,44 @@ from typing import Any
 
 from flask import Blueprint, Response, abort, jsonify, request
 
+from clinician_app.bearer_access import BearerCaller
 from clinician_app.chart import FRESH_FOR_PAGES
 from clinician_app.fhir_values import Moment
-from clinician_app.launch_chart import open_chart
+from clinician_app.launch_chart import LaunchChart, bearer_chart, open_chart
+from clinician_app.refusals import launch_problem
 from clinician_app.report import Finding, Report
-from clinician_app.services import current_services
+from clinician_app.services import Services, current_services
 from clinician_app.timeline import Entry
-from imaging_core.errors import Rejected
-from smart_launch import LaunchError
+from imaging_core.errors import Permanent, Rejected
+from smart_launch import LaunchError, LaunchSession
 
 __all__ = ["results_api"]
 
 results_api = Blueprint("results", __name__)
+results_api.register_error_handler(LaunchError, launch_problem)
 
 _PAGE = 50
 
 
 @results_api.get("/api/results")
 def results() -> Response:
-    """Return the results of the launch that ``?launch=`` names."""
+    """Return the results of a token's patient, or of the launch that ``?launch=`` names."""
+    services = current_services()
     launch_id = request.args.get("launch", "")
     if not launch_id:
-        raise LaunchError("launch-ended", "/api/results without ?launch=")
-    return _results(launch_id)
+        if services.bearer is None:
+            raise Permanent("unauthenticated", "no tokens are accepted here")
+        caller = services.bearer.caller(request.headers.get("Authorization", ""))
+        return _results(services, caller, bearer_chart(services, caller, FRESH_FOR_PAGES))
+    return launch_results(launch_id)
 
 
 @results_api.get("/l/<launch_id>/api/results")
 def launch_results(launch_id: str) -> Response:
     """Return the results of this launch."""
-    return _results(launch_id)
+    services = current_services()
+    launch = services.smart.require(launch_id)
+    return _results(services, launch, open_chart(services, launch, FRESH_FOR_PAGES))
 
 
 @results_api.get("/api/openapi.json")
@@ -44,12 +53,9 @@ def openapi() -> Response:
     return jsonify(_DESCRIPTION)
 
 
-def _results(launch_id: str) -> Response:
-    services = current_services()
-    launch = services.smart.require(launch_id)
-    opened = open_chart(services, launch, FRESH_FOR_PAGES)
+def _results(services: Services, actor: LaunchSession | BearerCaller, opened: LaunchChart) -> Response:
     asked = request.args.get("patient", "").removeprefix("Patient/")
-    if asked and asked not in (launch.patient, opened.subject):
+    if asked and asked not in (actor.patient, opened.subject):
         abort(404)
     first, last = _day("from"), _day("to")
     status, finding = request.args.get("status", ""), request.args.get("finding", "")
@@ -65,7 +71,7 @@ def _results(launch_id: str) -> Response:
         )
         and _within(entry.when, first, last)
     ]
-    services.audit.record("patient-searched", launch, opened.subject)
+    services.audit.record("patient-searched", actor, opened.subject)
     shown = found[(page - 1) * _PAGE : page * _PAGE]
     return jsonify(
         patient=opened.subject,
@@ -88,9 +94,9 @@ def _day(name: str) -> date | None:
 
 def _page() -> int:
     raw = request.args.get("page", "1")
-    if not (raw.isascii() and raw.isdigit() and 1 <= int(raw[:7]) <= 1_000_000):
+    if not (raw.isascii() and raw.isdigit() and len(raw) <= 7 and 1 <= int(raw) <= 1_000_000):
         raise Rejected("bad-field", "page: a number from 1")
-    return int(raw[:7])
+    return int(raw)
 
 
 def _within(when: Moment | None, first: date | None, last: date | None) -> bool:
@@ -135,13 +141,17 @@ def _written(when: Moment | None) -> str | None:
 
 
 _QUERY = {
-    "launch": ("The launch whose session cookie comes with the request.", {"type": "string"}, True),
-    "patient": ("Only this patient; another than the launch's is not found.", {"type": "string"}, False),
+    "launch": (
+        "The launch whose session cookie comes with the request; without it, a bearer token.",
+        {"type": "string"},
+        False,
+    ),
+    "patient": ("Only this patient; another than the token's or launch's is not found.", {"type": "string"}, False),
     "from": ("Examined on this day or later.", {"type": "string", "format": "date"}, False),
     "to": ("Examined on this day or earlier.", {"type": "string", "format": "date"}, False),
     "status": ("FHIR status of the report.", {"type": "string"}, False),
     "finding": ("Reports in which this finding is present.", {"type": "string"}, False),
-    "page": ("Page of 50 results, from 1.", {"type": "integer", "minimum": 1}, False),
+    "page": ("Page of 50 results, from 1.", {"type": "integer", "minimum": 1, "maximum": 1_000_000}, False),
 }
 _NULLABLE = ["string", "null"]
 _DESCRIPTION: dict[str, Any] = {
@@ -151,7 +161,8 @@ _DESCRIPTION: dict[str, Any] = {
         "/api/results": {
             "get": {
                 "operationId": "results",
-                "summary": "The reports of the launch's patient",
+                "summary": "The reports of the patient that the token, or the launch, is for",
+                "security": [{"token": []}, {"session": []}],
                 "parameters": [
                     {"name": name, "in": "query", "description": words, "schema": schema, "required": required}
                     for name, (words, schema, required) in _QUERY.items()
@@ -160,6 +171,10 @@ _DESCRIPTION: dict[str, Any] = {
                     "200": {
                         "description": "Results, newest examination first",
                         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Results"}}},
+                    },
+                    **{
+                        status: {"$ref": "#/components/responses/Problem"}
+                        for status in ("400", "401", "403", "404", "409", "502", "503")
                     },
                     "default": {
                         "description": "A problem (RFC 9457)",
@@ -170,6 +185,25 @@ _DESCRIPTION: dict[str, Any] = {
         }
     },
     "components": {
+        "securitySchemes": {
+            "token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "Access token of a registered EHR for one patient, with DiagnosticReport.rs.",
+            },
+            "session": {
+                "type": "apiKey",
+                "in": "cookie",
+                "name": "__Host-launch-{launch}",
+                "description": "Cookie of a running launch; its id goes into `launch`.",
+            },
+        },
+        "responses": {
+            "Problem": {
+                "description": "A problem (RFC 9457)",
+                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            }
+        },
         "schemas": {
             "Results": {
                 "type": "object",
@@ -224,6 +258,6 @@ _DESCRIPTION: dict[str, Any] = {
                     "trace_id": {"type": "string"},
                 },
             },
-        }
+        },
     },
 }

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from psycopg.types.json import Jsonb
 
 from clinician_app.app import create_app
 from clinician_app.audit import AuditTrail
+from clinician_app.bearer_access import BearerAccess
 from clinician_app.cache import ChartCache
 from clinician_app.images import ImageSource
 from clinician_app.services import Services
@@ -23,6 +25,7 @@ from fhir_adapter.client import FhirClient
 from imaging_core.blobs import BlobStore
 from imaging_core.database import Pool, open_pool
 from imaging_core.dicom.child import DecodePool
+from imaging_core.dicom.header import HeaderLimits, read_header
 from imaging_core.settings import Settings
 from smart_launch import Keyring, LaunchContext, Registration, SessionStore, SmartLaunch
 from smart_launch.csrf import csrf_token
@@ -131,6 +134,27 @@ def owner_pool(stores: Any, settings: Settings) -> Iterator[Pool]:
         yield opened
 
 
+def _know_instance(connection: Any, study: MadeUpStudy, index: int, name: str) -> None:
+    """Let the ledger hold one instance, under the made-up UIDs that its file has been given."""
+    header = read_header(study.file(index), HeaderLimits())
+    connection.execute(
+        "INSERT INTO ledger.instance (sop_uid, study_uid, series_uid, sop_class_uid, transfer_syntax_uid,"
+        " dataset_sha256, bytes, blob, header, registered, client)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, true, 'test') ON CONFLICT DO NOTHING",
+        (
+            header.sop_uid,
+            header.study_uid,
+            header.series_uid,
+            header.sop_class_uid,
+            header.transfer_syntax_uid,
+            header.dataset_sha256,
+            len(study.file(index)),
+            f"{study.uid}/{study.series_uid}/{study.sop_uid(index)}.dcm",
+            Jsonb(header.attributes),
+        ),
+    )
+
+
 def know(pool: Pool, *studies: MadeUpStudy) -> None:
     """Let the ledger hold the studies, as the register step leaves them."""
     with pool.connection() as connection:
@@ -140,6 +164,8 @@ def know(pool: Pool, *studies: MadeUpStudy) -> None:
                 " VALUES (%s, 'Test hospital', %s, %s, now(), %s) ON CONFLICT DO NOTHING",
                 (study.uid, len(study.files), len(study.files), f"Patient/{study.patient}"),
             )
+            for index, name in enumerate(study.files):
+                _know_instance(connection, study, index, name)
 
 
 @pytest.fixture(scope="session")
@@ -188,10 +214,11 @@ def make_clinic(
         chosen = settings.model_copy(update={"app_base_url": "https://localhost", **changes})
         sessions = SessionStore(page_pool, keys)
         own = imaging or fhir_client
+        smart = SmartLaunch(ehrs, sessions, "https://localhost")
         services = Services(
             settings=chosen,
             pool=page_pool,
-            smart=SmartLaunch(ehrs, sessions, "https://localhost"),
+            smart=smart,
             cache=ChartCache(page_pool),
             blobs=blob_store,
             images=ImageSource(blob_store, decoder),
@@ -199,6 +226,7 @@ def make_clinic(
             imaging=own,
             rights=SigningRights({item.name: SignersRule.parse(item.signers) for item in ehrs}),
             desk=SigningDesk(own, blob_store, SignoffJournal(page_pool)),
+            bearer=BearerAccess(smart, chosen),
         )
         return Clinic(create_app(chosen, services), services, sessions, ehrs[0], settings.fhir_token.get_secret_value())
 

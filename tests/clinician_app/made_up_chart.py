@@ -101,10 +101,23 @@ class MadeUpStudy:
             "series": [series],
         }
 
+    def file(self, index: int) -> bytes:
+        """Return a file with this study's UIDs and patient."""
+        dataset = dcmread(io.BytesIO(real_file(self.files[index])))
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = self.uid, self.series_uid
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = self.sop_uid(index)
+        dataset.PatientID, dataset.PatientName = self.patient, f"{self.patient}^Made Up"
+        dataset.StudyDate, dataset.StudyTime = self.started[:10].replace("-", ""), self.started[11:19].replace(":", "")
+        dataset.StudyDescription, dataset.Modality = self.description, self.modality
+        dataset.AccessionNumber, dataset.InstanceNumber = self.accession, index + 1
+        out = io.BytesIO()
+        dataset.save_as(out)
+        return b"<script>".ljust(128) + out.getvalue()[128:]
+
     def put_images(self, blobs: BlobStore) -> None:
         """Store the files where intake stores them."""
-        for index, name in enumerate(self.files):
-            blobs.put("images", f"{self.uid}/{self.series_uid}/{self.sop_uid(index)}.dcm", real_file(name))
+        for index in range(len(self.files)):
+            blobs.put("images", f"{self.uid}/{self.series_uid}/{self.sop_uid(index)}.dcm", self.file(index))
 
 
 @dataclass(frozen=True)

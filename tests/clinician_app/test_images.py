@@ -85,7 +85,8 @@ def test_a_colour_image_has_no_values_to_window() -> None:
 def test_heatmap(clinic: Clinic) -> None:
     answer = clinic.get(f"{clinic.launch()}/reports/{MARIES_REPORT.id}/heatmap.png")
     assert answer.status_code == 200
-    assert Image.open(io.BytesIO(answer.data)).mode == "RGBA"
+    alpha = Image.open(io.BytesIO(answer.data)).convert("RGBA").getextrema()[3]
+    assert alpha[0] < alpha[1], "the image shows through it"
 
 
 def test_a_missing_file_is_said_so(clinic: Clinic, blob_store: BlobStore) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from imaging_core.settings import Settings
 from tests.clinician_app.conftest import (
+    MARIE,
     MARIES_CHEST,
     MARIES_REPORT,
     OTHER,
@@ -18,6 +19,7 @@ from tests.clinician_app.conftest import (
     Clinic,
     registration,
 )
+from tests.clinician_app.token_issuer import issuing
 
 # What each route's arguments are for an object of the other patient's; a new route is added here, or to OPEN.
 _OTHERS_IMAGE = {
@@ -42,6 +44,29 @@ OTHERS = {
     "results.results": {},
     "smart_launch.logout": {},
 }
+_STUDY = {"study_uid": OTHERS_CHEST.uid}
+_SERIES = {**_STUDY, "series_uid": OTHERS_CHEST.series_uid}
+DICOMWEB = {
+    "search_studies": {},
+    "search_all_series": {},
+    "search_series": _STUDY,
+    "search_all_instances": {},
+    "search_study_instances": _STUDY,
+    "search_instances": _SERIES,
+    "retrieve_study": _STUDY,
+    "retrieve_series": _SERIES,
+    "retrieve_instance": _OTHERS_IMAGE,
+    "study_metadata": _STUDY,
+    "series_metadata": _SERIES,
+    "instance_metadata": _OTHERS_IMAGE,
+    "retrieve_bulk_data": {**_OTHERS_IMAGE, "where": "7FE00010"},
+    "retrieve_frames": {**_OTHERS_IMAGE, "numbers": "1"},
+    "retrieve_rendered": _OTHERS_IMAGE,
+    "retrieve_rendered_frame": {**_OTHERS_IMAGE, "numbers": "1"},
+}
+OTHERS |= {f"launch_dicomweb.{name}": arguments for name, arguments in DICOMWEB.items()}
+# For whoever shows a token: what there is without one, and with one for another patient.
+BEARER = {f"dicomweb.{name}": arguments for name, arguments in DICOMWEB.items()}
 POSTED = {"smart_launch.logout", "signoff.submit", "signoff.confirm"}
 OPEN = {
     "static",
@@ -58,7 +83,7 @@ OTHERS_WORDS = ("Otherson", "Olaf", "4712", OTHERS_CHEST.uid, "A-2002", OTHERS_R
 
 
 def test_every_route_has_a_rule(clinic: Clinic) -> None:
-    assert {rule.endpoint for rule in clinic.app.url_map.iter_rules()} == set(OTHERS) | OPEN
+    assert {rule.endpoint for rule in clinic.app.url_map.iter_rules()} == set(OTHERS) | set(BEARER) | OPEN
 
 
 def _addresses(clinic: Clinic, launch: str) -> Iterator[tuple[str, str, str]]:
@@ -85,7 +110,9 @@ def test_nothing_of_another_patient_is_shown(clinic: Clinic) -> None:
         if endpoint == "smart_launch.logout":
             continue
         answer = clinic.post(address, {"form": "x"}) if method == "POST" else clinic.get(address)
-        if OTHERS[endpoint]:
+        if ".search_" in endpoint and OTHERS[endpoint]:
+            assert answer.status_code == 204, endpoint
+        elif OTHERS[endpoint]:
             assert answer.status_code == 404, endpoint
         else:
             assert answer.status_code == 200, endpoint
@@ -138,3 +165,23 @@ def test_a_launch_without_a_patient_shows_nothing(clinic: Clinic) -> None:
     answer = clinic.get(f"{launch}/")
     assert answer.status_code == 403
     assert "Dupont" not in answer.text
+
+
+@pytest.mark.requirement("S70", "XH11", "XE8")
+def test_a_token_reaches_its_own_patient_only(
+    make_clinic: Callable[..., Clinic], settings: Settings, charts: None
+) -> None:
+    with issuing() as issuer:
+        clinic = make_clinic(registration(issuer.base), fhir_aliases=(issuer.base,))
+        clinic.launch(OTHER)  # a cookie in the same browser opens nothing where a token is asked for
+        mine = {"Authorization": f"Bearer {issuer.token(MARIE)}"}
+        with clinic.app.test_request_context():
+            adapter = clinic.app.url_map.bind("localhost")
+            addresses = {name: adapter.build(name, arguments) for name, arguments in BEARER.items()}
+        for endpoint, address in {**addresses, "results": f"/api/results?patient={OTHER}"}.items():
+            assert clinic.get(address).status_code == 401, endpoint
+            answer = clinic.get(address, headers=mine)
+            expected = (200,) if BEARER.get(endpoint, {"x": ""}) == {} else (204,) if ".search_" in endpoint else (404,)
+            assert answer.status_code in expected, endpoint
+            for words in OTHERS_WORDS:
+                assert words not in answer.text, (endpoint, words)
