@@ -39,7 +39,7 @@ _STUDIES = 20  # in one call to the FHIR service
 _VOID = ".void"
 _FIRST = frozenset({"intake", "upload"})  # what other rows of the journal refer to
 _OF_STUDY = frozenset({"hold_resolution", "analysis", "act"})
-_PHASES = ("ship", "empty", "deliveries", "images", "quarantine", "decisions", "fhir", "signatures")
+_PHASES = ("ship", "empty", "deliveries", "images", "renditions", "quarantine", "decisions", "fhir", "signatures")
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def run(stores: Stores, tell: Tell = lambda _phase, _number: None, *, restart: b
         "empty": _empty,
         "deliveries": lambda *parts: _journal(*parts, first=True),
         "images": _images,
+        "renditions": _renditions,
         "quarantine": _quarantine,
         "decisions": lambda *parts: _journal(*parts, first=False),
         "fhir": _fhir,
@@ -185,6 +186,10 @@ def _images(stores: Stores, result: Rebuilt, tell: Tell) -> None:
         tell=lambda number: tell("images", number),
     )
     _note(result, found)
+
+
+def _renditions(stores: Stores, _result: Rebuilt, tell: Tell) -> None:
+    recovery.renditions(stores.pool, stores.blobs, tell=lambda number: tell("renditions", number))
 
 
 def _quarantine(stores: Stores, result: Rebuilt, tell: Tell) -> None:

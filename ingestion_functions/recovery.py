@@ -18,6 +18,7 @@ import psycopg
 from fhir_adapter.identity import NAMESPACE
 from imaging_core.blobs import BlobInfo, BlobStore
 from imaging_core.database import Pool, unit_of_work
+from imaging_core.dicom.archival import EXTENSIONS, SYNTAXES
 from imaging_core.dicom.child import DecodePool
 from imaging_core.dicom.header import DicomHeader, valid_uid
 from imaging_core.errors import Rejected
@@ -28,10 +29,11 @@ from imaging_core.ledger.origin import MADE_HERE_MARK, delivery_of
 from imaging_core.ledger.study import MADE_HERE
 from imaging_core.sites import Sites
 
-__all__ = ["Recovered", "images", "instance_uids", "quarantine"]
+__all__ = ["Recovered", "images", "instance_uids", "quarantine", "renditions"]
 
 _CHUNK = 200
 _UNKNOWN = "unknown"
+_SYNTAXES = {extension: str(SYNTAXES[syntax]) for syntax, extension in EXTENSIONS.items()}
 Connection = psycopg.Connection[Any]
 Tell = Callable[[int], None]
 
@@ -157,6 +159,41 @@ def _unsigned(info: BlobInfo, sites: Sites) -> Delivery:
         bytes=info.size,
         blob=f"images/{info.name}",
     )
+
+
+def renditions(pool: Pool, blobs: BlobStore, *, tell: Tell) -> None:
+    """Note the lossless renditions that lie beside their originals: nobody has to compress and prove them again.
+
+    What had been found not to be worth one, or not to be possible, is found again by the archive step.
+    """
+    for chunk in _chunks(blobs.list("images")):
+        found = []
+        for info in chunk:
+            stem, _, extension = info.name.removesuffix(".dcm").rpartition(".")
+            syntax = _SYNTAXES.get(extension)
+            values = info.metadata.get("valuessha256")
+            if syntax and values and info.metadata.get("renditionof") == f"{stem.rpartition('/')[2]}.dcm":
+                found.append((f"{stem}.dcm", info.name, syntax, info.size, values))
+        with unit_of_work(pool) as connection, connection.cursor() as cursor:
+            cursor.executemany(
+                """
+                UPDATE ledger.instance SET rendition_state = 'stored', rendition = %(name)s, rendition_bytes = %(size)s,
+                       rendition_syntax = %(syntax)s, rendition_values_sha256 = %(values)s
+                WHERE blob = %(blob)s AND sop_uid = %(sop_uid)s AND rendition_state IS NULL
+                """,
+                [
+                    {
+                        "blob": blob,
+                        "sop_uid": blob.rpartition("/")[2].removesuffix(".dcm"),
+                        "name": name,
+                        "syntax": syntax,
+                        "size": size,
+                        "values": values,
+                    }
+                    for blob, name, syntax, size, values in found
+                ],
+            )
+        tell(len(found))
 
 
 def quarantine(pool: Pool, blobs: BlobStore, decoder: DecodePool, sites: Sites, *, tell: Tell) -> Recovered:

@@ -49,13 +49,13 @@ from imaging_core.dicom.header import HeaderLimits, pixels_end, read_opening
 from imaging_core.dicom.part10 import open_part10
 from imaging_core.errors import Rejected
 
-__all__ = ["EXTENSIONS", "IMPLEMENTATION_UID", "ArchiveSyntax", "Rendition", "archival_rendition"]
+__all__ = ["EXTENSIONS", "IMPLEMENTATION_UID", "SYNTAXES", "ArchiveSyntax", "Rendition", "archival_rendition"]
 
 ArchiveSyntax = Literal["jpeg-ls", "htj2k"]
 State = Literal["stored", "not-smaller", "not-applicable"]
 EXTENSIONS: dict[ArchiveSyntax, str] = {"jpeg-ls": "jls", "htj2k": "htj2k"}
 IMPLEMENTATION_UID = "2.25.158917389207654208153116262846218203155"
-_SYNTAXES: dict[ArchiveSyntax, UID] = {"jpeg-ls": JPEGLSLossless, "htj2k": HTJ2KLossless}
+SYNTAXES: dict[ArchiveSyntax, UID] = {"jpeg-ls": JPEGLSLossless, "htj2k": HTJ2KLossless}
 _NATIVE = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})
 _SOURCES = _NATIVE | {RLELossless, JPEGLossless, JPEGLosslessSV1}
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"})
@@ -155,14 +155,14 @@ def archival_rendition(data: bytes, syntax: ArchiveSyntax) -> Rendition:
     except _NotApplicable as reason:
         return Rendition("not-applicable", str(reason))
     except _NotSmaller:
-        return Rendition("not-smaller", transfer_syntax_uid=str(_SYNTAXES[syntax]))
-    out = _assemble(data, dataset, frames, layout, _SYNTAXES[syntax])
-    after = _values_of(out, layout, _SYNTAXES[syntax])
+        return Rendition("not-smaller", transfer_syntax_uid=str(SYNTAXES[syntax]))
+    out = _assemble(data, dataset, frames, layout, SYNTAXES[syntax])
+    after = _values_of(out, layout, SYNTAXES[syntax])
     if before != after:
-        raise Rejected("rendition-differs", f"{_SYNTAXES[syntax].name}: {layout}")
+        raise Rejected("rendition-differs", f"{SYNTAXES[syntax].name}: {layout}")
     if len(out) >= len(data):
-        return Rendition("not-smaller", transfer_syntax_uid=str(_SYNTAXES[syntax]), values_sha256=before)
-    return Rendition("stored", "", str(_SYNTAXES[syntax]), out, before)
+        return Rendition("not-smaller", transfer_syntax_uid=str(SYNTAXES[syntax]), values_sha256=before)
+    return Rendition("stored", "", str(SYNTAXES[syntax]), out, before)
 
 
 def _layout(dataset: Dataset) -> _Layout:

@@ -255,14 +255,17 @@ def fhir_says(
         """
         UPDATE ledger.study s
         SET subject = %(subject)s, registered_at = coalesce(%(registered_at)s, now()), version = n.covered,
-            analysed_version = least(n.covered, (SELECT coalesce(max(version), 0) FROM ledger.analysis a
-                                                 WHERE a.study_uid = s.study_uid)),
+            -- after a merge, reports that have not followed yet are due
+            analysed_version = CASE WHEN m.moved THEN greatest(n.covered - 1, 0) ELSE least(n.covered, m.analysed) END,
             analysed_at = (SELECT max(finished_at) FROM ledger.analysis a WHERE a.study_uid = s.study_uid),
             hold_reason = CASE WHEN n.complete AND s.rejected_at IS NULL THEN NULL ELSE hold_reason END,
             hold_detail = CASE WHEN n.complete AND s.rejected_at IS NULL THEN NULL ELSE hold_detail END,
             held_at = CASE WHEN n.complete AND s.rejected_at IS NULL THEN NULL ELSE held_at END
         FROM (SELECT count(*) FILTER (WHERE registered AND NOT own) AS covered, bool_and(registered) AS complete
-              FROM ledger.instance WHERE study_uid = %(uid)s) n
+              FROM ledger.instance WHERE study_uid = %(uid)s) n,
+             (SELECT coalesce(max(version), 0) AS analysed, max(sequence) < (
+                         SELECT max(sequence) FROM ledger.act WHERE study_uid = %(uid)s AND kind = 'relinked') AS moved
+              FROM ledger.analysis WHERE study_uid = %(uid)s) m
         WHERE s.study_uid = %(uid)s
         """,
         {"uid": study_uid, "subject": subject, "registered_at": registered_at},

@@ -25,7 +25,7 @@ from imaging_core.ledger import holds
 from imaging_core.ledger import rebuild as ledger
 from imaging_core.ledger import study as studies
 from imaging_core.ledger.counts import counts
-from ingestion_functions import http_api, journal, quarantine, recovery, stow, uploads
+from ingestion_functions import archive, http_api, journal, quarantine, recovery, stow, uploads
 from ingestion_functions.analyse import analyse
 from ingestion_functions.rebuild import Rebuilt, Stores, rebuild, run
 from ingestion_functions.register import register
@@ -41,7 +41,7 @@ _TABLES = {
     "intake": (),
     # what passes with time: when a step was last at the study, and what the next one waits for
     "study": ("created_at", "registered_at", "analysed_at", "next_try_at", "burst", "register_after", "hinted_until"),
-    "instance": ("received_at",),
+    "instance": ("received_at", "rendition_tries", "rendition_lease"),
     "hold_resolution": ("id",),
     "quarantine_decision": (),
     "analysis": (),
@@ -220,6 +220,9 @@ def scene(own: OwnStores, ai: Ai) -> Iterator[Scene]:
         quarantine.decide(parts, waiting["decode-timeout"], "release", who="admin", reason="limit raised", client="t")
         quarantine.decide(parts, waiting["conflicting-content"], "discard", who="admin", reason="a copy", client="t")
         made.steps("released")
+        made.study("archived", Rows=64, Columns=64, PixelData=bytes(2 * 64 * 64))
+        made.steps("archived")
+        archive.archive(parts, made.studies["archived"])
         made.study("unregistered")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(http_api, "services", lambda: parts)
@@ -245,6 +248,7 @@ def test_the_rebuilt_ledger_is_the_same(scene: Scene) -> None:
     states = before["counts"]
     assert min(states[name] for name in ("accepted", "duplicate", "rejected", "quarantined", "held")) > 0
     assert min(states[name] for name in ("registered", "analysed", "no_model", "failed", "pending")) > 0
+    assert any('"rendition_state": "stored"' in row for row in before["instance"])
     result = scene.rebuild()
     assert result.faults == []
     assert result.recovered == 0
