@@ -72,5 +72,6 @@ debian-packages:
 		fi
 	fi
 
-lock: ## Resolve requirements/lock.txt anew (needs uv)
+lock: ## Resolve the lock files in requirements/ anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate setup.cfg --all-extras -c requirements/constraints.txt -o requirements/lock.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate setup.cfg --extra serve -c requirements/lock.txt -o requirements/ai-serve.txt
