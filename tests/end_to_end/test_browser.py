@@ -107,6 +107,34 @@ def test_launch_in_the_iframe_shows_report_image_and_heatmap(stack: Stack, conte
         assert secret not in frame.url
 
 
+@pytest.mark.requirement("R6", "A1")
+def test_the_sandbox_s_radiologist_signs_with_her_own_token(stack: Stack, context: BrowserContext) -> None:
+    family = chest_patient(stack)
+    page = context.new_page()
+    launch(page, stack, family)
+    app = page.frame_locator("iframe#app")
+    app.locator("a.row-link").first.click()
+    app.get_by_role("button", name="Accept…").click()
+    expect(app.get_by_text("with your own rights in the EHR")).to_be_visible()
+    app.get_by_role("button", name="Sign as final").click()
+    expect(app.get_by_role("link", name="Amend…")).to_be_visible()
+    with stack.client("fhir") as fhir:
+        patient = fhir.get("/Patient", params={"family": family}).json()["entry"][0]["resource"]["id"]
+        (entry,) = fhir.get("/DiagnosticReport", params={"patient": patient}).json()["entry"]
+    report = entry["resource"]
+    assert report["status"] == "final"
+    assert report["resultsInterpreter"] == [
+        {"reference": "Practitioner/sandbox-radiologist", "display": "Dr. Claire Moreau"}
+    ]
+    # the sandbox's other user reads it, and is told why he may not sign
+    page.goto(f"{stack.url('ehr')}/sign-in")
+    page.get_by_role("button", name="Dr. Martin Weber").click()
+    launch(page, stack, family)
+    app.locator("a.row-link").first.click()
+    expect(app.get_by_text("Signing it needs a role that your EHR does not give you")).to_be_visible()
+    assert app.get_by_text("Amend…").count() == 0
+
+
 @pytest.mark.requirement("S83", "XH1")
 def test_a_foreign_page_cannot_frame_the_app(stack: Stack, context: BrowserContext) -> None:
     page = context.new_page()
