@@ -100,6 +100,8 @@ def resolve(
     Retryable
         A store is away; nothing was decided.
     """
+    if (action == "link") != bool(patient):
+        raise Permanent("bad-field", "link needs a Patient, and only link does")
     subject = _subject(fhir, patient) if patient else None
     with unit_of_work(pool) as connection:
         ledger.resolve(connection, study_uid, action, who=who, subject=subject, reason=reason, revision=revision)

@@ -220,7 +220,7 @@ def test_a_decision_is_about_the_hold_that_was_seen(door: Door, admin: Services)
     ("body", "status"),
     [
         ({"action": "link"}, 400),
-        ({"action": "link", "patient": "nobody-by-this-id"}, 400),
+        ({"action": "link", "patient": "nobody-by-this-id"}, 409),
         ({"action": "link", "patient": "../Patient/1"}, 400),
         ({"action": "create", "patient": "x"}, 400),
         ({"action": "burn"}, 400),
