@@ -19,6 +19,7 @@ from imaging_core import telemetry
 from imaging_core.blobs import BlobMissing
 from imaging_core.database import one_statement
 from imaging_core.dicom.header import DicomHeader
+from imaging_core.dicom.same_content import same_content
 from imaging_core.errors import ImagingError, Permanent, Rejected, Retryable
 from imaging_core.ledger.accept import Entry, Known, enter, look
 from imaging_core.ledger.intake import Delivery
@@ -319,7 +320,7 @@ def _keep(parts: IntakeServices, item: _Read, known: Known) -> _Read:
     stored = known.instances.get(header.sop_uid)
     if stored is not None:  # same UID: the same content is a duplicate (D14), other content is no overwrite (D15)
         dataset_sha256, blob = stored
-        if not _same(parts, header, dataset_sha256, blob):
+        if not _same(parts, item, header, dataset_sha256, blob):
             return _conflict(parts, item)
         return item.ends(replace(item.delivery, outcome="duplicate", blob=f"images/{blob}"))
     name = (item.delivery.blob or "").removeprefix("images/")
@@ -331,25 +332,25 @@ def _keep(parts: IntakeServices, item: _Read, known: Known) -> _Read:
         metadata=metadata | metadata_of(item.delivery),
         content_type="application/dicom",
     )
-    if not fresh and not _same(parts, header, _stored_hash(parts, name), name):
+    if not fresh and not _same(parts, item, header, _stored_hash(parts, name), name):
         return _conflict(parts, item)
     return item
 
 
-def _same(parts: IntakeServices, header: DicomHeader, dataset_sha256: str, blob: str) -> bool:
-    """Return whether a stored instance has the same data set.
+def _same(parts: IntakeServices, item: _Read, header: DicomHeader, dataset_sha256: str, blob: str) -> bool:
+    """Return whether a stored instance is the same one.
 
-    A hash that differs may have been reckoned otherwise by an earlier version: the stored bytes decide.
+    Where the hashes differ the contents are compared: the other route of a modality, or a PACS on the way, may have
+    encoded the same instance otherwise, and an earlier version of this system may have reckoned the hash otherwise.
     """
     if dataset_sha256 == header.dataset_sha256:
         return True
     try:
-        stored = parts.decoder.header(parts.blobs.get("images", blob))
+        return parts.decoder.run(same_content, parts.blobs.get("images", blob), bytes(item.file.data))
     except Rejected:
-        return False  # an earlier version took what this one refuses
+        return False  # can't be compared: a person will look at it
     except BlobMissing as error:
         raise Retryable("storage-unavailable", "the blob was deleted while it was looked at") from error
-    return stored.dataset_sha256 == header.dataset_sha256
 
 
 def _conflict(parts: IntakeServices, item: _Read) -> _Read:

@@ -5,6 +5,7 @@ need() { command -v "$1" >/dev/null 2>&1 || printf '%s ' "$2"; }
 need chromium chromium
 need dciodvfy dicom3tools
 need storescu dcmtk
+need curl curl
 need Orthanc orthanc
 [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || printf '%s ' orthanc-dicomweb
 fonts=$(find /usr/share/fonts -name 'DejaVuSans.ttf' 2>/dev/null | head -1)

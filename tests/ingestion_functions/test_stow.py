@@ -12,7 +12,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.uid import generate_uid
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless, generate_uid
 
 from imaging_core.database import unit_of_work
 from ingestion_functions import progress, stow
@@ -239,3 +239,22 @@ def test_a_hash_reckoned_by_an_earlier_version_makes_no_conflict(door: Door, par
     assert door(stow.store, *multipart(part10(sent))).status_code == 409
     outcomes = [outcome for outcome, _ in deliveries(parts, sop_uid=sent.SOPInstanceUID)]
     assert outcomes == ["accepted", "duplicate", "quarantined"]
+
+
+@pytest.mark.requirement("D14", "D15")
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless])
+def test_the_same_instance_in_another_encoding_is_a_duplicate(door: Door, parts: Services, syntax: str) -> None:
+    sent = instance()
+    assert door(stow.store, *multipart(part10(sent))).status_code == 200
+    again = dcmread(DicomBytesIO(part10(sent)))
+    if syntax == RLELossless:
+        again.compress(RLELossless, generate_instance_uid=False)
+        data = part10(again)
+    else:
+        out = DicomBytesIO()
+        again.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        again.save_as(out, implicit_vr=True, little_endian=True)
+        data = out.getvalue()
+    assert door(stow.store, *multipart(data)).status_code == 200
+    outcomes = [outcome for outcome, _ in deliveries(parts, sop_uid=sent.SOPInstanceUID)]
+    assert outcomes == ["accepted", "duplicate"]
