@@ -59,11 +59,13 @@ def analyse(parts: Services, study_uid: str) -> None:
 def _analyse(parts: Services, connection: psycopg.Connection[Any], row: StudyRow) -> None:
     images = [item for item in ledger.instances(connection, row.study_uid) if item["registered"] and not item["own"]]
     answer = _ask(parts, row.study_uid, images)
-    analysis = _analysis(answer)
-    own_objects.add(parts, connection, row, answer.get("artifacts") or {})
-    ledger.mark_analysed(connection, row.study_uid, row.version, [analysis])
-    what = analysis["report"] or f"ImagingStudy/{resource_id(row.study_uid, IMAGING_STUDY)}"
-    audit.note(connection, "ai-run", client=analysis["model"] or "ai", what=what, patient=row.subject)
+    analyses = _analyses(answer)
+    for item in answer.get("analyses") or [answer]:
+        own_objects.add(parts, connection, row, item.get("artifacts") or {})
+    ledger.mark_analysed(connection, row.study_uid, row.version, analyses)
+    for analysis in analyses:
+        what = analysis["report"] or f"ImagingStudy/{resource_id(row.study_uid, IMAGING_STUDY)}"
+        audit.note(connection, "ai-run", client=analysis["model"] or "ai", what=what, patient=row.subject)
 
 
 def _ask(parts: Services, study_uid: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -94,6 +96,12 @@ def _problem_code(response: httpx.Response) -> str:
         return str(response.json().get("code", ""))
     except (ValueError, AttributeError):
         return ""
+
+
+def _analyses(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the ledger's row of each model that looked at the study; one that says so where none is there for it."""
+    rows = [_analysis(item) for item in answer.get("analyses") or [answer]]
+    return [row for row in rows if row["state"] != "no_model"] or rows[:1]
 
 
 def _analysis(answer: dict[str, Any]) -> dict[str, Any]:

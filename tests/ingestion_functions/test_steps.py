@@ -252,3 +252,28 @@ def test_only_held_studies_are_resolved(door: Door, parts: Services) -> None:
     study_uid = send(door)
     with unit_of_work(parts.pool) as connection, pytest.raises(Permanent, match="not on the hold list"):
         holds.resolve(connection, study_uid, "create", who="admin")
+
+
+def test_each_model_that_looked_has_its_row(door: Door, parts: Services, ai: Ai) -> None:
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        def of(task: str, **more: Any) -> dict[str, Any]:
+            return {"task": task, "model": f"{task}:1.0.0", "not_analysed": [], "findings": [], "resources": [], **more}
+
+        both = [
+            of("chest", findings=[{"code": "x"}], resources=["DiagnosticReport/one"]),
+            of("bones", not_analysed=[{"sop_uid": "1", "reason": "not-frontal"}], resources=["DiagnosticReport/two"]),
+        ]
+        return {**both[0], "resources": ["DiagnosticReport/one", "DiagnosticReport/two"], "analyses": both}
+
+    ai.answer = answer
+    study_uid = send(door)
+    register(parts, study_uid)
+    analyse(parts, study_uid)
+    with unit_of_work(parts.pool) as connection:
+        rows = connection.execute(
+            "SELECT task, state, model, report FROM ledger.analysis WHERE study_uid = %s ORDER BY task", (study_uid,)
+        ).fetchall()
+    assert rows == [
+        ("bones", "not_analysed", "bones:1.0.0", "DiagnosticReport/two"),
+        ("chest", "analysed", "chest:1.0.0", "DiagnosticReport/one"),
+    ]
