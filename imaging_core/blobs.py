@@ -303,10 +303,10 @@ class BlobStore:
             next(self._service.list_containers(results_per_page=1).by_page(), None)
 
     def upload_url(self, container: str, name: str, life: timedelta) -> str:
-        """Return a URL that lets its holder write this one blob once, and nothing else, for `life`.
+        """Return a URL that lets its holder write this one blob, and nothing else, for `life`.
 
-        Permission `create` without `write`: a blob that is there is not overwritten, nor read, listed or deleted. It
-        covers Put Blob (up to 5,000 MiB in one request), not blocks.
+        It can't be read, listed or deleted by it. Permission `write` beside `create`: the tools that hospitals have
+        (azcopy, Storage Explorer, the SDKs) write what is large in blocks, which `create` alone does not cover.
         """
         now = datetime.now(UTC)
         account = self._service.account_name or ""
@@ -319,7 +319,7 @@ class BlobStore:
                 blob_name=name,
                 account_key=key,
                 user_delegation_key=delegation,
-                permission=BlobSasPermissions(create=True),
+                permission=BlobSasPermissions(create=True, write=True),
                 start=now - timedelta(minutes=5),
                 expiry=now + life,
             )
