@@ -10,7 +10,17 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from tests.benchmarks import ai_service, fhir_resources, intake_cpu, smart_launch, upload_to_report
+from tests.benchmarks import (
+    ai_service,
+    cstore_rate,
+    drop_memory,
+    fhir_resources,
+    intake_cpu,
+    smart_launch,
+    stow_memory,
+    stow_rate,
+    upload_to_report,
+)
 from tests.conftest import SHARED
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -39,6 +49,10 @@ def main() -> None:
         "",
         *upload_to_report.run(samples),
         *intake_cpu.run(),
+        *stow_rate.run(),
+        *stow_memory.run(),
+        *drop_memory.run(),
+        *cstore_rate.run(),
         *fhir_resources.run(),
         *ai_service.run(),
         *smart_launch.run(),
