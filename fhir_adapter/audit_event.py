@@ -188,11 +188,22 @@ def build(
     }
     if entities:
         resource["entity"] = entities
-    if row.pattern and outcome == "success":
+    if row.pattern and outcome == "success" and _follows(row.pattern, client, server, entities):
         resource["meta"] = {"profile": [f"{_BALP}{'Patient' if patient else ''}{row.pattern}"]}
     if id_ is not None:
         resource["id"] = id_
     return resource
+
+
+def _follows(pattern: str, client: Agent, server: Agent, entities: list[Resource]) -> bool:
+    """Return whether the event has what its pattern demands, so that it may be claimed.
+
+    BALP asks for both machines' network addresses and for the object (a search: the query); some acts have neither, as
+    a step of this system that asks itself.
+    """
+    kind = "24" if pattern == "Query" else "4"
+    held = {(entity.get("role") or {}).get("code") for entity in entities}
+    return bool(client.address and server.address) and kind in held
 
 
 def _agent(agent: Agent, kind: Resource, *, requestor: bool) -> Resource:

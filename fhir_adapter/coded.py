@@ -7,7 +7,7 @@ import json
 from importlib import resources
 from typing import Any
 
-from fhir_adapter.dicom_json import Attribute, Header, clean, first_item, items, text, texts
+from fhir_adapter.dicom_json import Attribute, Header, clean, first_item, items, text, text_of, values_of
 from fhir_adapter.terminology import SCT, scheme_uri
 
 __all__ = ["anatomic_region", "body_part", "code_text", "concept", "persons"]
@@ -77,14 +77,15 @@ def persons(names: Attribute, identifications: Attribute) -> list[dict[str, Any]
     identifications : Attribute
         The identification sequence that goes with it (PS3.3 10.1), items in the same order.
     """
-    shown = texts(names)
+    # an empty name keeps its place: the identification in the same place is not the next person's
+    shown = [text_of(value) for value in values_of(names)]
     identified = items(identifications)
     found = []
     for index in range(max(len(shown), len(identified))):
         reference: dict[str, Any] = {"type": "Practitioner"}
         if index < len(identified) and (identifier := _person_identifier(identified[index])):
             reference["identifier"] = identifier
-        if index < len(shown):
+        if index < len(shown) and shown[index]:
             reference["display"] = shown[index]
         if len(reference) > 1:
             found.append(reference)

@@ -20,6 +20,7 @@ __all__ = [
     "number",
     "person_text",
     "text",
+    "text_of",
     "texts",
     "uid",
     "values_of",
@@ -50,9 +51,11 @@ def values_of(attribute: Attribute) -> list[Any]:
 def text(attribute: Attribute) -> str:
     """Return the first value as text; empty where there is none."""
     values = values_of(attribute)
-    if not values:
-        return ""
-    value = values[0]
+    return text_of(values[0]) if values else ""
+
+
+def text_of(value: object) -> str:
+    """Return one value as text; empty where it says nothing."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Mapping):

@@ -106,7 +106,8 @@ def merge(stored: Resource | None, built: Resource) -> Resource:
     """Return what to write over the stored ImagingStudy.
 
     Series and instances that only the stored one holds are kept: another worker may have seen more of the study. What
-    people or the EHR have added (note, narrative, encounter, extensions, tags, a terminal status) stays.
+    people or the EHR have added (note, narrative, encounter, extensions, tags, a terminal status) stays. Encounter and
+    literal ServiceRequest stay only as long as the study is of the same Patient.
 
     Parameters
     ----------
@@ -118,14 +119,17 @@ def merge(stored: Resource | None, built: Resource) -> Resource:
     if stored is None:
         return built
     merged = {**built, "meta": _merged_meta(stored.get("meta") or {}, built["meta"])}
+    # stay and order were found for the Patient that the study was of; where it is another's now, they aren't his
+    same_patient = (stored.get("subject") or {}).get("reference") == built["subject"]["reference"]
     for key, value in stored.items():
         if key in _PEOPLES or key in ("extension", "modifierExtension", "language", "implicitRules"):
             merged[key] = value
-        elif key in ("encounter",):
+        elif key == "encounter" and same_patient:
             merged.setdefault(key, value)
     if stored.get("status") in _TERMINAL:
         merged["status"] = stored["status"]
-    _keep_literal_requests(stored, merged)
+    if same_patient:
+        _keep_literal_requests(stored, merged)
     merged["series"] = _merged_series(stored.get("series") or [], built["series"])
     _keep_contained(stored, merged)
     _count(merged)
@@ -219,6 +223,8 @@ def _value(rule: Rule, context: Context, headers: Sequence[Header]) -> Any:
     for value, count in values:
         key = _canonical(value)
         counts[key] = (counts.get(key, (0, None))[0] + count, value)
+    if rule.several is not None and len(counts) > 1:
+        return rule.several([value for _, value in counts.values()])
     # the most frequent, then the smallest: no order of arrival decides
     return min(counts.items(), key=lambda entry: (-entry[1][0], entry[0]))[1][1]
 

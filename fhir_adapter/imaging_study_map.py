@@ -8,7 +8,7 @@ for "nothing to say".
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from fhir_adapter.assigner import accession_system
 from fhir_adapter.coded import anatomic_region, body_part, code_text, concept, persons
 from fhir_adapter.dicom_json import Attribute, first_item, items, number, text, texts, uid
 from fhir_adapter.dicom_time import fhir_date_time
-from fhir_adapter.terminology import ACCESSION, DCM, LATERALITY, V2_0203, WADO_RS
+from fhir_adapter.terminology import ACCESSION, DCM, LATERALITY, SCT, V2_0203, WADO_RS
 from imaging_core.sites import Site
 
 __all__ = ["INSTANCE_RULES", "SERIES_RULES", "SOURCES", "STUDY_RULES", "Context", "Rule", "retrieve_endpoint"]
@@ -67,6 +67,8 @@ class Rule:
     pick : {'one', 'all'}
         Which value counts where instances differ: the most frequent one (the smaller where two are equally frequent),
         or all of them.
+    several : callable, optional
+        What to say where instances differ and neither value alone would be true of all.
     """
 
     item: str
@@ -75,6 +77,7 @@ class Rule:
     convert: Converter
     reference: str
     pick: Literal["one", "all"] = "one"
+    several: Callable[[Sequence[Any]], Any] | None = None
 
 
 def _text(_: Context, values: tuple[Attribute, ...]) -> str | None:
@@ -164,12 +167,18 @@ def _modality(_: Context, values: tuple[Attribute, ...]) -> dict[str, Any]:
 
 
 def _body_site(_: Context, values: tuple[Attribute, ...]) -> dict[str, Any] | None:
-    return anatomic_region(values[1]) or body_part(values[0])
+    region, part = anatomic_region(values[1]), body_part(values[0])
+    return part if region is None or (part is not None and region.get("system") != SCT) else region
 
 
 def _laterality(_: Context, values: tuple[Attribute, ...]) -> dict[str, Any] | None:
     found = LATERALITY.get(text(values[0]).upper()) or LATERALITY.get(text(values[1]).upper())
     return found.coding() if found else None
+
+
+def _both_sides(_: Sequence[Any]) -> dict[str, Any]:
+    """Two images of a series may be of two sides, as mammograms are: the series is then of neither side alone."""
+    return LATERALITY["B"].coding()
 
 
 def _specimens(context: Context, values: tuple[Attribute, ...]) -> list[dict[str, Any]]:
@@ -291,7 +300,14 @@ SERIES_RULES: tuple[Rule, ...] = (
     Rule("M19", "description", ("0008103E",), _text, "PS3.3 C.7.3.1"),
     Rule("M21", "endpoint", ("00081115",), _series_retrieve, "PS3.3 Table 10-4; PS3.18 10.4", "all"),
     Rule("M22", "bodySite", ("00180015", "00082218"), _body_site, "PS3.16 Annex L, CID 4"),
-    Rule("M23", "laterality", ("00200060", "00200062"), _laterality, "PS3.3 C.7.3.1, C.8.11.7; PS3.16 CID 244"),
+    Rule(
+        "M23",
+        "laterality",
+        ("00200060", "00200062"),
+        _laterality,
+        "PS3.3 C.7.3.1, C.8.11.7; PS3.16 CID 244",
+        several=_both_sides,
+    ),
     Rule("M24", "specimen", ("00400551", "00400562", "00400560"), _specimens, "PS3.3 C.7.6.22", "all"),
     Rule("M25", "started", ("00080021", "00080031", "00080201"), _date_time, "PS3.3 C.7.3.1, C.12.1"),
     Rule(

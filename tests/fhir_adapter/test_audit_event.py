@@ -34,7 +34,19 @@ def event(act: Act, **options: Any) -> dict[str, Any]:
 
 @pytest.mark.requirement("A1")
 def test_each_act_of_the_list_has_a_pattern() -> None:
-    assert set(ACTS) == set(typing.get_args(Act))
+    required = {
+        "image-received",
+        "image-viewed",
+        "patient-searched",
+        "report-read",
+        "report-signed",
+        "report-amended",
+        "ai-run",
+        "batch-run",
+        "hold-resolved",
+        "access-refused",
+    }
+    assert required <= set(ACTS) == set(typing.get_args(Act))
 
 
 @pytest.mark.requirement("A1")
@@ -59,6 +71,29 @@ def test_the_pattern_of_an_act(act: Act, profile: str, action: str, client_role:
     assert made["agent"][1]["network"]["type"] == "1"
     kinds = [entity["type"]["code"] for entity in made["entity"]]
     assert kinds == ["1", "2", "XrequestId"]
+    patient, target, trace = (entity["what"] for entity in made["entity"])
+    assert (patient, target) == ({"reference": PATIENT}, {"reference": "DiagnosticReport/r"})
+    assert trace == {"identifier": {"value": "ab" * 16}}
+    assert [agent["who"]["identifier"]["value"] for agent in made["agent"]] == ["imaging-app", "clinician_app", "sub-1"]
+    assert made["agent"][2]["who"] == {
+        "identifier": {"system": "https://ehr.example", "value": "sub-1"},
+        "display": "Practitioner/1",
+    }
+    assert made["outcome"] == "0"
+    assert made["source"]["observer"]["display"] == "clinician_app"
+
+
+@pytest.mark.requirement("A1")
+@pytest.mark.parametrize(
+    "lacking",
+    [{"client": Agent("sweep")}, {"server": Agent("ingestion")}, {"what": None}, {"outcome": "serious-failure"}],
+)
+def test_a_pattern_is_claimed_only_where_it_is_followed(lacking: dict[str, Any]) -> None:
+    """BALP demands who, network address of client and server, and the object; a step that asks itself has no address."""
+    assert "meta" in event("report-read")
+    made = event("report-read", **lacking)
+    assert "meta" not in made
+    assert made["agent"][0]["who"]["identifier"]["value"]
 
 
 @pytest.mark.requirement("A1")
