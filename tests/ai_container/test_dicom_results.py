@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import re
 import subprocess
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ import pypdf
 import pytest
 from flask.testing import FlaskClient
 from highdicom.sr import Comprehensive3DSR, MeasurementReport
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
@@ -40,11 +41,24 @@ DESIGNATORS = {"http://snomed.info/sct": "SCT", "http://radlex.org": "RADLEX", "
 
 
 def complaints(data: bytes, folder: Path) -> list[str]:
-    """Return the errors that dciodvfy finds."""
+    """Return the errors that dciodvfy finds.
+
+    It measures texts in bytes; PS3.5 6.2 bounds them in characters, and what says so is no complaint.
+    """
     path = folder / f"{abs(hash(data))}.dcm"
     path.write_bytes(data)
     done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, timeout=30)
-    return [line for line in done.stderr.splitlines() if line.startswith(("Error", "Abort"))]
+    errors = [line for line in done.stderr.splitlines() if line.startswith(("Error", "Abort"))]
+    real = [line for line in errors if not ((told := _TOO_LONG.search(line)) and _fits(*told.groups()))]
+    return [] if real == [_SUMMARY] and len(errors) > 1 else real
+
+
+_SUMMARY = "Error - Dicom dataset contains invalid data values for Value Representations"
+_TOO_LONG = re.compile(r"= <(.*)> - Length invalid for this VR = \d+, expected <= (\d+)$")
+
+
+def _fits(value: str, most: str) -> bool:
+    return not value.isascii() and len(value) <= int(most)
 
 
 def source(header: Resource) -> SourceImage:
@@ -303,7 +317,14 @@ _VALUES = st.one_of(st.text(max_size=80), st.integers(), st.none(), st.floats(al
 
 @pytest.mark.requirement("R8")
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    phases=[
+        Phase.explicit,
+        Phase.reuse,
+        Phase.generate,
+    ],  # each example runs a validator twice: shrinking takes minutes
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(
     st.fixed_dictionaries(dict.fromkeys(("00080020", "00080030", "00080050", "00100020", "00100030"), _VALUES)),
