@@ -27,6 +27,7 @@ __all__ = [
     "candidates",
     "identity_of",
     "made_by_intake",
+    "match_made",
     "match_patient",
     "replaced_by",
     "survivor",
@@ -129,7 +130,31 @@ def match_patient(client: FhirClient, headers: Header | Sequence[Header], policy
         if len({(families(item.names), item.birth_date) for item in details}) > 1:
             return PatientMatch(hold="patient-conflict")
         return PatientMatch(created=build(key, details[0]))
-    patient = found[0]
+    return _judged(found[0], details)
+
+
+def match_made(
+    client: FhirClient, stored: Resource, headers: Sequence[Header], policy: Policy, site: Site
+) -> PatientMatch:
+    """Return what becomes of a study whose Patient intake would make, while he is on the server already.
+
+    Intake made him once, and somebody has taken the number from him since, or another worker was faster. He is never
+    written again: that would undo a merge, or a person's correction. After a merge the survivor is asked; a Patient
+    who no longer carries the number is another one's business than a machine's.
+
+    Parameters
+    ----------
+    stored : Resource
+        The Patient under the id that follows from the header.
+    """
+    key, details, hold = identity_of(headers, policy, site)
+    left = survivor(client, stored)
+    if hold is not None or key is None or (left["id"] == stored["id"] and not _carries(stored, key)):
+        return PatientMatch(hold=hold or "patient-mismatch")
+    return _judged(left, details)
+
+
+def _judged(patient: Resource, details: Sequence[Demographics]) -> PatientMatch:
     verdicts = {compare(patient, item) for item in details}
     for reason in ("patient-mismatch", "no-second-identifier"):
         if reason in verdicts:

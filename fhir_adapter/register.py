@@ -25,6 +25,7 @@ from fhir_adapter.patient import (
     PatientMatch,
     build_decided,
     identity_of,
+    match_made,
     match_patient,
     survivor,
     token,
@@ -79,6 +80,7 @@ class _Found:
     """What the server holds about the study."""
 
     study: Resource | None = None
+    patient: Resource | None = None
     endpoint: Resource | None = None
     requests: dict[str, str] = field(default_factory=dict)
     encounter: str | None = None
@@ -140,8 +142,12 @@ def ensure_study(
             match = _match(client, headers, policy, site, subject, make_patient)
             if match.subject is None:
                 return Hold(match.hold or "patient-not-found")
-            probe = imaging_study.build(headers, subject=match.subject, site=site)
-            found = _look_up(client, _wanted(headers, probe, address))
+            found = _look_up(client, _wanted(headers, match, site, address))
+            if found.patient is not None:
+                match = _on_file(client, found.patient, headers, policy, site, make_patient)
+                if match.subject is None:
+                    return Hold(match.hold or "patient-mismatch")
+                found = _look_up(client, _wanted(headers, match, site, address))
             decided = subject is not None or make_patient
             if not decided and (reason := _other_subject(client, found.study, match)):
                 return Hold(reason)
@@ -189,6 +195,19 @@ def _match(
     return match if match.subject is not None else PatientMatch(created=made)
 
 
+def _on_file(
+    client: FhirClient, stored: Resource, headers: Sequence[Header], policy: Policy, site: Site, make_patient: bool
+) -> PatientMatch:
+    """Decide anew where the Patient that would be made is on the server, though the search did not find him (P5)."""
+    if not make_patient:
+        return match_made(client, stored, headers, policy, site)
+    made = build_decided(headers, text(headers[0].get("0020000D")))
+    if stored["id"] == made["id"]:
+        return PatientMatch(linked=f"Patient/{survivor(client, stored)['id']}")
+    match = match_made(client, stored, headers, "create", site)
+    return match if match.subject is not None else PatientMatch(created=made)
+
+
 def _write(
     client: FhirClient, match: PatientMatch, built: Resource, address: Resource | None, found: _Found
 ) -> Registered:
@@ -220,17 +239,18 @@ class _Wanted:
     """What has to be known before the study can be written."""
 
     study: Resource
+    patient: Resource | None
     address: Resource | None
     accession: str
     admission: str
 
     @property
     def reads(self) -> list[str]:
-        held = [reference(self.study)]
-        return [*held, reference(self.address)] if self.address else held
+        return [reference(item) for item in (self.study, self.address, self.patient) if item]
 
 
-def _wanted(headers: Sequence[Header], study: Resource, address: Resource | None) -> _Wanted:
+def _wanted(headers: Sequence[Header], match: PatientMatch, site: Site, address: Resource | None) -> _Wanted:
+    study = imaging_study.build(headers, subject=str(match.subject), site=site)
     accession = imaging_study.accession_number(study)
     admission = next(
         (
@@ -241,16 +261,19 @@ def _wanted(headers: Sequence[Header], study: Resource, address: Resource | None
         "",
     )
     known = token(accession.get("system"), accession["value"]) if accession else ""
-    return _Wanted(study, address, known, admission)
+    return _Wanted(study, match.created, address, known, admission)
 
 
 def _look_up(client: FhirClient, wanted: _Wanted) -> _Found:
     """Read the stored ImagingStudy and Endpoint, the request of the accession and the encounter, in one call.
 
+    And the Patient that is to be made, for he may be there: a search by number does not find him where a merge or a
+    person has taken the number from him.
+
     Where the server searches several types at once, identifiers travel in a form; elsewhere in a batch, whose entries
     are in the body too. No URL, which somebody may log, ever holds one.
     """
-    if (wanted.accession or wanted.admission) and client.searches_system:
+    if (wanted.accession or wanted.admission) and wanted.patient is None and client.searches_system:
         try:
             return _sorted_out(_system_search(client, wanted), wanted)
         except FhirPermanent:
@@ -287,6 +310,7 @@ def _sorted_out(resources: Sequence[Resource], wanted: _Wanted) -> _Found:
     accession = imaging_study.accession_number(wanted.study)
     return _Found(
         study=next((item for item in by_type.get("ImagingStudy", []) if item["id"] == wanted.study["id"]), None),
+        patient=next(iter(by_type.get("Patient", [])), None),
         endpoint=next(iter(by_type.get("Endpoint", [])), None),
         requests={accession["value"]: request} if accession and request else {},
         encounter=encounter,

@@ -89,7 +89,7 @@ def test_the_pattern_of_an_act(act: Act, profile: str, action: str, client_role:
     [{"client": Agent("sweep")}, {"server": Agent("ingestion")}, {"what": None}, {"outcome": "serious-failure"}],
 )
 def test_a_pattern_is_claimed_only_where_it_is_followed(lacking: dict[str, Any]) -> None:
-    """BALP demands who, network address of client and server, and the object; a step that asks itself has no address."""
+    """BALP demands who, network address of client and server, and the object; a step of the system has no address."""
     assert "meta" in event("report-read")
     made = event("report-read", **lacking)
     assert "meta" not in made

@@ -12,8 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from fhir_adapter.assigner import Policy
 from fhir_adapter.client import FhirClient
 from fhir_adapter.errors import FhirRetryable
+from fhir_adapter.identity import patient_id
 from fhir_adapter.patient import compare, identity_of, made_by_intake, match_patient
 from fhir_adapter.register import Hold, Registered, ensure_study
 from imaging_core.sites import Site
@@ -94,7 +96,9 @@ def test_a_second_item_of_identity(elements: dict[str, Any], header: dict[str, A
 def test_holds(client: FhirClient, site: Site, wire: Wire, header: dict[str, Any], reason: str) -> None:
     chart(client, site)
     wire.requests.clear()
-    assert ensure_study(client, [instance(**header)], site, "hold") == Hold(reason)  # type: ignore[arg-type]
+    policies: list[Policy] = ["hold"] if reason in ("unknown-assigner", "patient-not-found") else ["hold", "create"]
+    for policy in policies:
+        assert ensure_study(client, [instance(**header)], site, policy) == Hold(reason)  # type: ignore[arg-type]
     assert not wire.writes, "nothing is linked and nothing is written"
 
 
@@ -140,6 +144,47 @@ def test_create_makes_one_patient_for_all_studies(client: FhirClient, site: Site
     assert len(client.history("Patient", patient["id"])) == 1
     assert patient["identifier"][0]["system"] == site.assigner_system
     assert (patient["gender"], patient["birthDate"]) == ("female", "1970-01-31")
+    assert patient["id"] == patient_id(str(site.assigner_system), "4711"), "it follows from the header alone"
+
+
+@pytest.mark.requirement("P3", "P5", "P6")
+def test_a_patient_of_intake_whose_number_a_merge_took_away_is_not_made_anew(client: FhirClient, site: Site) -> None:
+    """To write him again would undo the merge: the study goes to the survivor, if he agrees, else to a person."""
+    first = registered(ensure_study(client, [instance()], site, "create"))
+    made = client.read("Patient", first.subject.removeprefix("Patient/"))
+    assert made
+    survivor = chart(client, site, identifier=[{"system": "urn:other", "value": "1"}])
+    link = [{"type": "replaced-by", "other": {"reference": f"Patient/{survivor['id']}"}}]
+    bare = {key: value for key, value in made.items() if key != "identifier"} | {"active": False, "link": link}
+    merged = client.update(bare, if_match=made["meta"]["versionId"])
+    second = registered(ensure_study(client, [instance()], site, "create"))
+    assert (second.subject, second.created_patient) == (f"Patient/{survivor['id']}", False)
+    assert ensure_study(client, [instance(PatientBirthDate="19800101")], site, "create") == Hold("patient-mismatch")
+    after = client.read("Patient", made["id"])
+    assert after
+    assert after["meta"]["versionId"] == merged["meta"]["versionId"]
+    stored = client.read("ImagingStudy", second.imaging_study_id)
+    assert stored
+    assert stored["subject"] == {"reference": f"Patient/{survivor['id']}"}
+
+
+@pytest.mark.requirement("P3", "P5")
+def test_a_patient_of_intake_whose_number_a_person_corrected_is_not_written_back(
+    client: FhirClient, site: Site
+) -> None:
+    first = registered(ensure_study(client, [instance()], site, "create"))
+    made = client.read("Patient", first.subject.removeprefix("Patient/"))
+    assert made
+    corrected = [made["identifier"][0] | {"value": "4712"}]
+    kept = client.update({**made, "identifier": corrected}, if_match=made["meta"]["versionId"])
+    uid = fresh_uid()
+    headers = [instance(StudyInstanceUID=uid)]
+    assert ensure_study(client, headers, site, "create") == Hold("patient-mismatch")
+    decided = registered(ensure_study(client, headers, site, "create", make_patient=True))
+    assert decided.subject != first.subject
+    after = client.read("Patient", made["id"])
+    assert after
+    assert after["meta"]["versionId"] == kept["meta"]["versionId"]
 
 
 @pytest.mark.requirement("P2")
@@ -299,7 +344,9 @@ def test_a_server_that_searches_all_types_is_asked_once(client: FhirClient, site
             return httpx.Response(200, json={"resourceType": "Bundle", "type": "searchset"})
         return None
 
+    chart(client, site)
     wire.before = azure
+    wire.requests.clear()
     registered(ensure_study(client, [instance(AccessionNumber="A1")], site, "create"))
     assert "_type=ImagingStudy%2CServiceRequest%2CEncounter" in forms[0]
     assert len([item for item in wire.requests if not item.url.path.endswith("/metadata")]) == 3
