@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,12 +39,14 @@ def free_ports() -> dict[str, str]:
     return {f"{name}_PORT": "0" for name in _PORTS}
 
 
-def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder that PostgreSQL's own user may pass through to reach its data (it does not run as root)."""
-    folder = tmp_path_factory.mktemp("stack")
-    for above in (folder, *folder.parents[:3]):
-        if above != Path("/") and above.owner() == folder.owner():
-            above.chmod(above.stat().st_mode | 0o011)
+def open_folder() -> Path:
+    """Return a folder that PostgreSQL's own user may pass through to reach its data (it does not run as root).
+
+    Not one of pytest's: it closes the folder above them to other users whenever another run of it begins.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="imaging-test-"))
+    folder.chmod(0o711)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
@@ -59,9 +64,9 @@ class Stores:
 
 
 @pytest.fixture(scope="session")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
+def stores() -> Iterator[Stores]:
     """Start PostgreSQL, Azurite and the FHIR service, migrated and empty."""
-    folder = open_folder(tmp_path_factory)
+    folder = open_folder()
     command = [
         sys.executable,
         "-P",

@@ -19,6 +19,7 @@ from pydicom.data import get_testdata_file
 from infra.local.commands import stop_stack
 from infra.local.configuration import Layout
 from tests.conftest import free_ports, open_folder
+from tests.smart_launch.sandbox import Sandbox
 
 IMAGING = (sys.executable, "-P", "-m", "imaging_core.cli")
 DONE = ("analysed", "not_analysed", "no_model", "failed", "held")
@@ -49,6 +50,16 @@ class Stack:
     def url(self, part: str) -> str:
         return str(self.status()["parts"][part]["url"])
 
+    def sandbox(self) -> Sandbox:
+        """Return the sandbox EHR, to be asked as its browsers and apps do and for variations."""
+        parts = self.status()["parts"]
+        return Sandbox(
+            origin=parts["ehr"]["url"],
+            app_origin=parts["app"]["url"],
+            ca_file=str(self.folder / "keys" / "ca.pem"),
+            control_token=parts["ehr"]["token"],
+        )
+
     def client(self, part: str) -> httpx.Client:
         """Return a client of a part, with its token."""
         found = self.status()["parts"][part]
@@ -69,9 +80,9 @@ def wait_for(what: str, check: Callable[[], Any], seconds: float = 90.0) -> Any:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack() -> Iterator[Stack]:
     """Every part, started once for all end-to-end tests that leave it as they found it."""
-    started = Stack(open_folder(tmp_path_factory))
+    started = Stack(open_folder())
     started.up()
     yield started
     stop_stack(Layout.at(started.folder))

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
-import pytest
 
 from imaging_core.dicom.pixels import render_png
 from tests.conftest import open_folder
 from tests.end_to_end.conftest import Stack, sample
 
 
-def test_demo_once(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
-    folder = open_folder(tmp_path_factory)
+def test_demo_once(tmp_path: Path) -> None:
+    folder = open_folder()
     (tmp_path / "own.png").write_bytes(render_png(sample("RG1_UNCI.dcm").read_bytes()))
     done = Stack(folder).run("demo", "--once", "--data-dir", str(folder), "--samples", str(tmp_path), check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,9 +23,9 @@ NAMES = ("RG1_UNCI.dcm", "MR_small.dcm", "RG1_J2KI.dcm", "CT_small.dcm")
 
 
 @pytest.fixture
-def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def own_stack() -> Iterator[Stack]:
     """A stack that may be hurt."""
-    started = Stack(open_folder(tmp_path_factory))
+    started = Stack(open_folder())
     started.up()
     yield started
     stop_stack(Layout.at(started.folder))

@@ -162,9 +162,9 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running() -> Iterator[Running]:
     """Start PostgreSQL, Azurite, FHIR and the Functions host for the tests that need HTTP."""
-    folder = open_folder(tmp_path_factory)
+    folder = open_folder()
     imaging = [sys.executable, "-P", "-m", "imaging_core.cli"]
     ai = ThreadingHTTPServer(("127.0.0.1", 0), _Ready)
     threading.Thread(target=ai.serve_forever, daemon=True).start()

@@ -102,8 +102,8 @@ def eventually(probe: Callable[[], bool], what: str, seconds: float = 60.0) -> N
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = open_folder(tmp_path_factory)
+def service() -> Iterator[Service]:
+    folder = open_folder()
     command = [*IMAGING, "up", "--data-dir", str(folder), "--only", "postgres,blob,fhir,ingestion"]
     environment = {**os.environ, **free_ports(), **BOUNDS}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)

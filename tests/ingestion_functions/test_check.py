@@ -27,8 +27,8 @@ pytestmark = pytest.mark.requirement("D14", "D15")
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnStores]:
-    with own_stores(open_folder(tmp_path_factory)) as started:
+def own() -> Iterator[OwnStores]:
+    with own_stores(open_folder()) as started:
         yield started
 
 

@@ -60,9 +60,9 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """PostgreSQL and Azurite that may be hurt; their supervisor starts them again."""
-    made = open_folder(tmp_path_factory)
+    made = open_folder()
     command = [*IMAGING, "up", "--data-dir", str(made), "--only", "postgres,blob"]
     subprocess.run(command, check=True, env={**os.environ, **free_ports()}, stdout=subprocess.DEVNULL)
     yield made

@@ -21,11 +21,11 @@ from imaging_core.database import open_pool, unit_of_work
 from imaging_core.dicom.child import DecodePool
 from imaging_core.dicom.header import DicomHeader
 from imaging_core.errors import Permanent, Rejected, Retryable
-from imaging_core.ledger import holds
+from imaging_core.ledger import holds, signed_object
 from imaging_core.ledger import rebuild as ledger
 from imaging_core.ledger import study as studies
 from imaging_core.ledger.counts import counts
-from ingestion_functions import archive, http_api, journal, quarantine, recovery, stow, uploads
+from ingestion_functions import archive, http_api, journal, quarantine, recovery, signed_objects, stow, uploads
 from ingestion_functions.analyse import analyse
 from ingestion_functions.rebuild import Rebuilt, Stores, rebuild, run
 from ingestion_functions.register import register
@@ -173,8 +173,8 @@ def answers(scene: Scene) -> None:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnStores]:
-    with own_stores(open_folder(tmp_path_factory)) as started:
+def own() -> Iterator[OwnStores]:
+    with own_stores(open_folder()) as started:
         yield started
 
 
@@ -393,3 +393,66 @@ def test_the_command_asks_shows_progress_and_tells_the_counts(scene: Scene, monk
     assert done.exit_code == 0, done.output
     assert f"accepted {before['counts']['accepted']}" in done.output
     assert scene.snapshot() == before
+
+
+@pytest.mark.requirement("R6", "R8")
+def test_the_srs_of_signed_reports_come_back(scene: Scene) -> None:
+    study_uid = scene.studies["analysed"]
+    path = f"{study_uid}/signed/0"
+    source = scene.parts.decoder.header(
+        next(
+            scene.parts.blobs.get("images", info.name)
+            for info in scene.parts.blobs.list("images", f"{study_uid}/")
+            if info.name.count("/") == 2
+        )
+    )
+    patient = source.attributes["00100020"]["Value"][0]
+    for version in (2, 3):
+        document = own_object(instance(StudyInstanceUID=study_uid, PatientID=patient))
+        scene.parts.blobs.put("results", f"{path}/sr.signed.{version}.dcm", document)
+        copy = {"resourceType": "Bundle", "entry": [{"resource": {"resourceType": "DiagnosticReport", "id": "0"}}]}
+        scene.parts.blobs.put("signoffs", f"{path}/{version - 1}-x-2024010{version}.json", json.dumps(copy).encode())
+    signed = {"resourceType": "DiagnosticReport", "id": report_id(study_uid, "signed", 0), "status": "amended"}
+    signed |= {"code": {"text": "signed"}, "identifier": [{"system": REPORT_SYSTEM, "value": path}]}
+    scene.parts.fhir.update(signed)
+    with scene.owner() as stores, unit_of_work(stores.pool) as connection:
+        signed_object.note(connection, signed_object.SignedObject(study_uid, f"{path}/sr.signed.2.dcm"))
+    assert signed_objects.take_in(scene.parts) == 1
+    register(scene.parts, study_uid)
+    before = scene.snapshot()
+    # the database is lost, with what was not taken in yet: its note and that of what was
+    with scene.owner() as stores, unit_of_work(stores.pool) as connection:
+        connection.execute("TRUNCATE ledger.signed_object")
+    scene.rebuild()
+    assert scene.snapshot() == before, "what was taken in is an instance of its own right"
+    assert signed_objects.take_in(scene.parts) == 1, "the other one"
+    register(scene.parts, study_uid)
+    # and where the notes are left: nothing is lost, nothing is doubled
+    after = scene.snapshot()
+    scene.rebuild()
+    assert scene.snapshot() == after
+    assert signed_objects.take_in(scene.parts) == 0
+    with unit_of_work(scene.parts.pool) as connection:
+        found = connection.execute(
+            "SELECT blob FROM ledger.signed_object WHERE study_uid = %s AND taken_at IS NOT NULL AND fault = ''"
+            " ORDER BY blob",
+            (study_uid,),
+        ).fetchall()
+    assert [name for (name,) in found] == [f"{path}/sr.signed.{version}.dcm" for version in (2, 3)]
+
+
+@pytest.mark.requirement("R6", "R8")
+def test_an_sr_that_nobody_had_made_is_noted_again(scene: Scene) -> None:
+    study_uid = scene.studies["analysed"]
+    path = f"{study_uid}/unmade/0"
+    signed = {"resourceType": "DiagnosticReport", "id": report_id(study_uid, "unmade", 0), "status": "final"}
+    signed |= {"code": {"text": "signed"}, "identifier": [{"system": REPORT_SYSTEM, "value": path}]}
+    stored = scene.parts.fhir.update(signed)
+    copy = {"resourceType": "Bundle", "entry": [{"resource": signed}]}
+    scene.parts.blobs.put("signoffs", f"{path}/1-x-20240101.json", json.dumps(copy).encode())
+    scene.rebuild()
+    with unit_of_work(scene.parts.pool) as connection:
+        waiting = {item.blob: item for item in signed_object.waiting(connection)}
+    version = stored["meta"]["versionId"]
+    item = waiting[f"{path}/sr.signed.{version}.dcm"]
+    assert (item.copy, item.version_id) == (f"{path}/1-x-20240101.json", version)
