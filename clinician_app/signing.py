@@ -15,8 +15,9 @@ from fhir_adapter.audit_event import Act as AuditAct
 from fhir_adapter.client import FhirClient, Resource
 from fhir_adapter.errors import FhirRetryable, PreconditionFailed
 from fhir_adapter.signoff import Signed, Signer, amend, reject, sign
-from imaging_core.blobs import BlobStore
+from imaging_core.blobs import BlobMissing, BlobStore
 from imaging_core.errors import ImagingError, Permanent, Retryable
+from imaging_core.ledger.signed_object import SignedObject
 from imaging_core.telemetry import get_logger
 
 __all__ = ["AUDIT_ACTS", "NotKnown", "SigningDesk"]
@@ -116,7 +117,7 @@ class SigningDesk:
         try:
             with self.journal.audited(form, event) as begun:
                 signed = self._act(report_id, draft, signer, write, keep)
-                begun.done()
+                begun.done(_leaves(copies[-1][0], signed.report, signed.version_id))
         except ImagingError as error:
             self._not_done(form, event, copies, error)
             raise
@@ -129,7 +130,7 @@ class SigningDesk:
             try:
                 done = bool(act.act_id) and _is_done(self.client, act.act_id, act.recorded)
                 if done:
-                    self.journal.ended(act.form_hash, "done", act.event)
+                    self.journal.ended(act.form_hash, "done", act.event, self._left_by(act.copy_name))
                 else:
                     self._void(act.copy_name)
                     self.journal.ended(act.form_hash, "failed", _failed(act.event))
@@ -185,12 +186,34 @@ class SigningDesk:
         if name:
             self.blobs.put_new("signoffs", name + _VOID, b"")
 
+    def _left_by(self, copy_name: str) -> SignedObject | None:
+        """Return the SR that an act leaves of which only the copy is known."""
+        try:
+            report = json.loads(self.blobs.get("signoffs", copy_name))["entry"][0]["resource"]
+        except BlobMissing:
+            get_logger(__name__).error("signed-copy-missing")
+            return None
+        stored = self.client.read("DiagnosticReport", str(report["id"])) or {}
+        if stored.get("issued") == report.get("issued"):
+            version = str(stored["meta"]["versionId"])
+        else:
+            # somebody has acted on it since: the version that was signed lies between what was seen and what is now
+            seen = copy_name.rpartition("/")[2].partition("-")[0]
+            version = str(int(seen) + 1) if seen.isdigit() else copy_name
+        return _leaves(copy_name, report, version)
+
     def _verified_document(self, signed: Signed, signer: Signer) -> None:
-        """Write the DICOM SR of the signed report; the signature stands without it, and it can be made again."""
+        """Write the DICOM SR of the signed report; where that fails the sweep makes it of the copy."""
         try:
             verified_sr.store(self.client, self.blobs, signed, signer)
         except ImagingError as error:
-            get_logger(__name__).error("verified-sr-missing", code=error.code)
+            get_logger(__name__).warning("verified-sr-postponed", code=error.code)
+
+
+def _leaves(copy_name: str, report: Resource, version_id: str) -> SignedObject | None:
+    """Return the SR that is to join the study; None where the report has none."""
+    blob = verified_sr.blob_name(report, version_id)
+    return SignedObject(blob.partition("/")[0], blob, copy_name, version_id) if blob else None
 
 
 def _copy_name(copy: Resource, draft: Draft, act: Resource) -> str:

@@ -21,6 +21,8 @@ from psycopg.types.json import Jsonb
 from clinician_app.signoff_draft import Draft
 from imaging_core.database import Pool, unit_of_work
 from imaging_core.errors import Retryable
+from imaging_core.ledger import signed_object
+from imaging_core.ledger.signed_object import SignedObject
 
 __all__ = ["Begun", "Outcome", "SignoffJournal", "StoredDraft", "Unsettled"]
 
@@ -65,8 +67,10 @@ class Begun:
         self._connection = connection
         self._form_hash = form_hash
 
-    def done(self) -> None:
-        """Note that FHIR holds the act; event and note are committed together."""
+    def done(self, leaves: SignedObject | None) -> None:
+        """Note that FHIR holds the act, and the SR that it leaves; both are committed with the event."""
+        if leaves is not None:
+            signed_object.note(self._connection, leaves)
         self._connection.execute(
             "UPDATE app.signoff_draft SET ended_at = now(), outcome = 'done', draft = NULL WHERE form_hash = %s",
             (self._form_hash,),
@@ -145,8 +149,10 @@ class SignoffJournal:
                 raise Retryable("audit-unavailable", type(error).__name__) from error
             yield Begun(connection, _hash(form))
 
-    def ended(self, form_hash: bytes, outcome: Outcome, event: dict[str, Any]) -> None:
-        """Note how an act ended that was not noted as done, with its event.
+    def ended(
+        self, form_hash: bytes, outcome: Outcome, event: dict[str, Any], leaves: SignedObject | None = None
+    ) -> None:
+        """Note how an act ended that was not noted as done, with its event and the SR that it leaves.
 
         Raises
         ------
@@ -162,6 +168,8 @@ class SignoffJournal:
                 ).fetchone()
                 if row is not None:
                     connection.execute("INSERT INTO ledger.audit_outbox (event) VALUES (%s)", (Jsonb(event),))
+                    if leaves is not None:
+                        signed_object.note(connection, leaves)
         except psycopg.Error as error:
             raise Retryable("audit-unavailable", type(error).__name__) from error
 

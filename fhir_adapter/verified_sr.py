@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from pydicom import Dataset, dcmread
@@ -23,7 +23,7 @@ from fhir_adapter.terminology import FINDING_STATES, Code, scheme_designator
 from imaging_core.blobs import BlobMissing, BlobStore
 from imaging_core.errors import Permanent
 
-__all__ = ["build", "store"]
+__all__ = ["blob_name", "build", "store", "store_from_copy"]
 
 _CONTAINER = "results"
 _STATUSES = ("final", "amended", "corrected")
@@ -32,10 +32,18 @@ _TRACKING = "112039"
 _CONCLUSION = Code("http://dicom.nema.org/resources/ontology/DCM", "121077", "Conclusion", "DICOM PS3.16 CID 7001")
 
 
+def blob_name(report: Resource, version_id: str) -> str | None:
+    """Return the name, in container ``results``, of the verified SR of a version of a report; None: it has none."""
+    path = next((str(i["value"]) for i in report.get("identifier") or [] if i.get("system") == REPORT_SYSTEM), "")
+    if report.get("status") not in _STATUSES or not path:
+        return None
+    return f"{path}/sr.signed.{_number(version_id)}.dcm"
+
+
 def store(client: FhirClient, blobs: BlobStore, signed: Signed, signer: Signer) -> str | None:
     """Write the verified SR of an act of `fhir_adapter.signoff` beside the unverified one; return the blob's name.
 
-    Doing it again writes the same instance. None where the report has no SR (nothing was assessed, or it is rejected).
+    One that is there stays as it is. None where the report has no SR (nothing was assessed, or it is rejected).
 
     Parameters
     ----------
@@ -44,24 +52,49 @@ def store(client: FhirClient, blobs: BlobStore, signed: Signed, signer: Signer) 
     blobs : BlobStore
         Container ``results``: ``<study>/<task>/<revision>/sr.signed.<version>.dcm``.
     """
-    report = signed.report
-    path = next((str(i["value"]) for i in report.get("identifier") or [] if i.get("system") == REPORT_SYSTEM), "")
-    if report.get("status") not in _STATUSES or not path:
+    names = [str(item["reference"]) for item in signed.report.get("result") or [] if "reference" in item]
+    return _store(blobs, signed, signer, lambda: [item for item in client.read_many(names) if item is not None])
+
+
+def store_from_copy(blobs: BlobStore, signed_copy: Resource, version_id: str) -> str | None:
+    """Write the verified SR of what was signed once, from the copy that the act left; return as `store` does.
+
+    The copy holds every Observation that the act changed; the others are as in the predecessor. So the SR says what was
+    signed then, whatever became of the report since.
+
+    Parameters
+    ----------
+    signed_copy : Resource
+        The Bundle in container ``signoffs``.
+    version_id : str
+        The report's version that the act made.
+    """
+    report, *observations, act = [entry["resource"] for entry in signed_copy["entry"]]
+    who = first(act.get("agent")).get("who") or {}
+    identifier = who.get("identifier") or {}
+    signer = Signer(str(who.get("display") or identifier.get("value") or ""), str(identifier.get("system") or ""))
+    return _store(blobs, Signed(report, version_id, f"Provenance/{act['id']}"), signer, lambda: observations)
+
+
+def _store(
+    blobs: BlobStore, signed: Signed, signer: Signer, observations: Callable[[], Sequence[Resource]]
+) -> str | None:
+    name = blob_name(signed.report, signed.version_id)
+    if name is None:
         return None
+    path = name.rpartition("/")[0]
     earlier = sorted(
         (int(number), info.name)
         for info in blobs.list(_CONTAINER, f"{path}/sr.signed.")
         if (number := info.name.rpartition("/")[2].split(".")[2]).isdigit()
     )
-    before = [name for number, name in earlier if number < _number(signed.version_id)]
+    before = [found for number, found in earlier if number < _number(signed.version_id)]
     try:
         document = blobs.get(_CONTAINER, before[-1] if before else f"{path}/sr.dcm")
     except BlobMissing:
         return None
-    names = [str(item["reference"]) for item in report.get("result") or [] if "reference" in item]
-    held = [item for item in client.read_many(names) if item is not None]
-    name = f"{path}/sr.signed.{_number(signed.version_id)}.dcm"
-    blobs.put(_CONTAINER, name, build(document, signed, signer, held), content_type="application/dicom")
+    # what was signed is never altered
+    blobs.put_new(_CONTAINER, name, build(document, signed, signer, observations()), content_type="application/dicom")
     return name
 
 

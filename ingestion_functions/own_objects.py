@@ -20,7 +20,7 @@ from imaging_core.ledger.origin import MADE_HERE_MARK
 from imaging_core.ledger.study import MADE_HERE, StudyRow
 from ingestion_functions.services import Services
 
-__all__ = ["add"]
+__all__ = ["add", "own_header", "store"]
 
 _NAMES = ("sr.dcm", "sc.dcm")
 log = telemetry.get_logger(__name__)
@@ -47,8 +47,8 @@ def add(parts: Services, connection: psycopg.Connection[Any], row: StudyRow, art
         if name not in artifacts:
             continue
         data = _read(parts, artifacts[name])
-        header = _header(parts, data, row.study_uid, name)
-        if header is not None and _store(parts, connection, row, header, data):
+        header = own_header(parts, data, row.study_uid, name)
+        if header is not None and store(parts, connection, row, header, data):
             added.append(header.sop_uid)
     return added
 
@@ -63,7 +63,7 @@ def _read(parts: Services, artifact: str) -> bytes:
         raise Retryable("ai-unavailable", "an artifact of the answer is not stored") from error
 
 
-def _header(parts: Services, data: bytes, study_uid: str, name: str) -> DicomHeader | None:
+def own_header(parts: Services, data: bytes, study_uid: str, name: str) -> DicomHeader | None:
     """Return the header of a file that this system made of this study; None for any other, which stays where it is."""
     uid = telemetry.hashed_uid(study_uid)
     try:
@@ -77,9 +77,10 @@ def _header(parts: Services, data: bytes, study_uid: str, name: str) -> DicomHea
     return header
 
 
-def _store(
+def store(
     parts: Services, connection: psycopg.Connection[Any], row: StudyRow, header: DicomHeader, data: bytes
 ) -> bool:
+    """Store one object as an instance of the study that is claimed; return whether it is one more."""
     known = ledger.find_instance(connection, header.sop_uid)
     if known is not None:
         if known.dataset_sha256 != header.dataset_sha256:

@@ -19,7 +19,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from fhir_adapter.client import FhirClient, client_from_settings
+from fhir_adapter import verified_sr
+from fhir_adapter.client import FhirClient, Resource, client_from_settings
 from fhir_adapter.diagnostic_report import is_open, report_id
 from fhir_adapter.identity import IMAGING_STUDY, resource_id
 from fhir_adapter.signoff import restore
@@ -28,7 +29,9 @@ from imaging_core.database import Pool, open_pool, unit_of_work
 from imaging_core.dicom.child import DecodePool
 from imaging_core.ledger import journal as history
 from imaging_core.ledger import rebuild as ledger
+from imaging_core.ledger import signed_object
 from imaging_core.ledger.counts import counts
+from imaging_core.ledger.signed_object import SignedObject
 from imaging_core.settings import Settings, operator_settings
 from imaging_core.sites import Sites
 from ingestion_functions import journal, recovery
@@ -248,16 +251,33 @@ def _instant(resource: dict[str, Any]) -> datetime | None:
 
 
 def _signatures(stores: Stores, result: Rebuilt, tell: Tell) -> None:
-    """Give back signatures that the FHIR service has lost; a report that is signed there is not touched."""
+    """Give back signatures that the FHIR service has lost, and note their SRs; a signed report is not touched."""
     folders = _copies(stores.blobs)
     while chunk := list(islice(folders, _STUDIES)):
         stored = stores.fhir.read_many([f"DiagnosticReport/{_report_of(folder)}" for folder, _ in chunk])
-        for (_, copies), report in zip(chunk, stored, strict=True):
+        for (folder, copies), report in zip(chunk, stored, strict=True):
+            _signed_objects(stores, folder, copies, report)
             if report is not None and not is_open(report):
                 continue
             for name in copies:
                 result.signatures += restore(stores.fhir, json.loads(stores.blobs.get("signoffs", name)))
         tell("signatures", len(chunk))
+
+
+def _signed_objects(stores: Stores, folder: str, copies: Sequence[str], report: Resource | None) -> None:
+    """Note the SRs of a report's signatures for the sweep, which takes in those that the study lacks."""
+    study_uid = folder.partition("/")[0]
+    held = [info.name for info in stores.blobs.list("results", f"{folder}/sr.signed.")]
+    found = [SignedObject(study_uid, name) for name in held]
+    if report is not None and len(held) < len(copies):
+        # the database was lost before anybody made it
+        version = str(report["meta"]["versionId"])
+        name = verified_sr.blob_name(report, version)
+        if name is not None and name not in held and name.startswith(f"{folder}/"):
+            found.append(SignedObject(study_uid, name, copies[-1], version))
+    with unit_of_work(stores.pool) as connection:
+        for item in found:
+            signed_object.note(connection, item)
 
 
 def _copies(blobs: BlobStore) -> Iterator[tuple[str, list[str]]]:

@@ -13,7 +13,7 @@ from imaging_core.database import unit_of_work
 from imaging_core.errors import ImagingError
 from imaging_core.ledger import study as ledger
 from imaging_core.queues import ANALYSES, STUDIES
-from ingestion_functions import archive, audit, journal, merges, quarantine
+from ingestion_functions import archive, audit, journal, merges, quarantine, signed_objects
 from ingestion_functions.services import Services, services
 from ingestion_functions.steps import hint
 
@@ -57,5 +57,6 @@ _WORK: tuple[tuple[str, Callable[[Services], int]], ...] = (
     ("audit", audit.deliver),
     ("released files", quarantine.release_due),
     ("merged patients", merges.follow_merges),
+    ("signed reports", signed_objects.take_in),
     ("renditions", archive.due),
 )
