@@ -153,7 +153,7 @@ def ensure_study(
                 return Hold(reason)
             built = imaging_study.build(
                 headers,
-                subject=match.subject,
+                subject=str(match.subject),
                 site=site,
                 endpoint=reference(address) if address else None,
                 trusted_hosts=trusted_hosts,

