@@ -1,4 +1,4 @@
-"""Who calls without a page: the bearer token of a registered EHR, and the one patient that it is for.
+"""Who calls without a page: the bearer token of a registered EHR, and the one patient that it is for or that it names.
 
 A signed JWT is verified by the issuer's published keys; any other token is asked about at the EHRs where the app has a
 right of its own (RFC 7662). Only EHRs whose FHIR service is this installation's imaging FHIR service count: elsewhere
@@ -12,15 +12,14 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clinician_app.own_studies import is_own_service
 from imaging_core.bearer import token_of
-from imaging_core.errors import Permanent, Retryable
+from imaging_core.errors import Permanent, Rejected, Retryable
 from imaging_core.settings import Settings
 from imaging_core.telemetry import get_logger
-from smart_launch import BackendServices, LaunchError, Registration, ScopeSet, SmartLaunch
+from smart_launch import BackendServices, Introspection, LaunchError, Registration, ScopeSet, SmartLaunch
 from smart_launch.access_token import AccessClaims, claimed_issuer, validate
 
 __all__ = ["BearerAccess", "BearerCaller"]
@@ -28,6 +27,7 @@ __all__ = ["BearerAccess", "BearerCaller"]
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _KEEP_S = 60.0
 _MOST_KEPT = 2_000
+# the EHR can't say now; whoever calls can't help it, and the token may be good
 _AWAY = ("ehr-unreachable", "ehr-busy", "ehr-error", "ehr-misconfigured", "client-refused", "ehr-unsupported")
 
 
@@ -40,11 +40,13 @@ class BearerCaller:
     ehr : Registration
         Whose token it is.
     patient : str
-        Id of the Patient at the imaging FHIR service.
+        Id of the Patient at the imaging FHIR service; '' where the token is a system's, until `about` names one.
     scopes : ScopeSet
         What the token allows.
     client_id, issuer, subject, fhir_user : str
         For the audit trail; '' where the token does not say.
+    system : bool
+        The token is for no patient: its rights are those of level system.
     """
 
     ehr: Registration
@@ -54,6 +56,7 @@ class BearerCaller:
     issuer: str
     subject: str
     fhir_user: str
+    system: bool = False
 
     @property
     def iss(self) -> str:
@@ -61,8 +64,30 @@ class BearerCaller:
         return self.ehr.iss
 
     def allows(self, resource_type: str, interaction: str) -> bool:
-        """Whether the token's scopes cover it, at patient or user level."""
-        return any(self.scopes.allows(level, resource_type, interaction) for level in ("patient", "user"))
+        """Whether the token's scopes cover it, at patient or user level; a system's at its own.
+
+        A scope that is limited by a query (``patient/Observation.rs?category=laboratory``) does not count: it allows
+        some of the resources, and here all or none are shown.
+        """
+        levels = ("system",) if self.system else ("patient", "user")
+        return any(
+            not right.query and any(right.covers(level, resource_type, interaction) for level in levels)
+            for right in self.scopes.rights
+        )
+
+    def about(self, patient: str) -> BearerCaller:
+        """Return this caller with the one patient that its request is about: the token's, else the one that is named.
+
+        Raises
+        ------
+        Rejected
+            ``bad-field``: a system's token, and the request names no patient.
+        """
+        if not self.system:
+            return self
+        if not _ID.fullmatch(patient):
+            raise Rejected("bad-field", "patient: the token is for many; name the one that this is about")
+        return replace(self, patient=patient)
 
     def require(self, resource_type: str, interactions: str) -> BearerCaller:
         """Return this caller.
@@ -70,7 +95,7 @@ class BearerCaller:
         Raises
         ------
         Permanent
-            ``forbidden`` where a scope is missing, at patient or user level.
+            ``forbidden`` where a scope is missing, at the token's level.
         """
         for letter in interactions:
             if not self.allows(resource_type, letter):
@@ -105,7 +130,7 @@ class BearerAccess:
         ------
         Permanent
             ``unauthenticated``: it is no token of a registered EHR, or not for this service; ``forbidden``: it is for
-            no single patient.
+            no single patient, and it is no system's.
         Retryable
             ``service-unavailable``: the EHR can't be asked now.
         """
@@ -123,28 +148,39 @@ class BearerAccess:
                     self._kept.popitem(last=False)
         if found is None:
             raise Permanent("unauthenticated", "the access token is not valid here")
-        if not _ID.fullmatch(found.patient):
+        if not found.system and not _ID.fullmatch(found.patient):
             raise Permanent("forbidden", "the token is not for one patient")
         return found
 
     def _checked(self, token: str) -> tuple[BearerCaller | None, float]:
         issuer = claimed_issuer(token)
         own = [item for item in self._smart.registrations if self._is_own(item)]
-        try:
-            if issuer is not None:
-                for registration in own:
-                    claims = self._verified(token, issuer, registration)
-                    if claims is not None:
-                        return _of_claims(registration, claims), claims.expires_at
-            return self._introspected(token, own)
-        except LaunchError as error:
-            if error.code in _AWAY:
-                raise Retryable("service-unavailable", "the token's issuer can't be asked", 10) from error
-            get_logger(__name__).warning("bearer-refused", fault=error.code, detail=error.detail)
-            return None, time.time() + _KEEP_S
+        away: LaunchError | None = None
+        for check in (self._by_keys, self._introspected):
+            for registration in own:
+                try:
+                    found = check(token, issuer, registration)
+                except LaunchError as error:
+                    log = get_logger(__name__)
+                    if error.code not in _AWAY:
+                        log.warning("bearer-refused", ehr=registration.name, fault=error.code, detail=error.detail)
+                        return None, time.time() + _KEEP_S
+                    # another EHR may know the token; only where none does, this one's word is missing
+                    log.warning("bearer-unanswered", ehr=registration.name, fault=error.code, detail=error.detail)
+                    away = error
+                    continue
+                if found is not None:
+                    return found
+        if away is not None:
+            raise Retryable("service-unavailable", "the token's issuer can't be asked", 10) from away
+        return None, time.time() + _KEEP_S
 
     def _is_own(self, registration: Registration) -> bool:
         return registration.imaging_fhir == "same" and is_own_service(registration.fhir_url, self._settings)
+
+    def _by_keys(self, token: str, issuer: str | None, registration: Registration) -> tuple[BearerCaller, float] | None:
+        claims = self._verified(token, issuer, registration) if issuer is not None else None
+        return None if claims is None else (_caller(registration, claims), claims.expires_at)
 
     def _verified(self, token: str, issuer: str, registration: Registration) -> AccessClaims | None:
         """Return the claims of a token of this EHR; None where it names another issuer."""
@@ -153,44 +189,49 @@ class BearerAccess:
         configuration, http = self._smart.endpoints(registration)
         if configuration.issuer != issuer or not configuration.jwks_uri:
             return None
-        base = self._settings.app_base_url
         return validate(
             token,
             issuer=issuer,
-            # SMART: a token is for the FHIR service; an imaging endpoint beside it takes the same one
-            audiences={registration.audience, registration.fhir_url, base, f"{base}/dicomweb", f"{base}/api"},
+            audiences=self._audiences(registration),
             keys_for=lambda kid, algorithm: self._smart.issuer_keys.candidates(
                 registration, configuration.jwks_uri, http, kid, algorithm
             ),
         )
 
-    def _introspected(self, token: str, own: Sequence[Registration]) -> tuple[BearerCaller | None, float]:
-        names = self._backend.names if self._backend else ()
-        for registration in own:
-            if self._backend is None or registration.name not in names:
-                continue
-            told = self._backend.introspect(registration.name, token)
-            if told.active and (told.expires_at is None or told.expires_at > time.time()):
-                caller = BearerCaller(
-                    registration,
-                    told.patient.removeprefix("Patient/"),
-                    told.scopes,
-                    told.client_id,
-                    told.issuer,
-                    told.subject,
-                    told.fhir_user,
-                )
-                return caller, told.expires_at or time.time() + _KEEP_S
-        return None, time.time() + _KEEP_S
+    def _audiences(self, registration: Registration) -> set[str]:
+        # SMART: a token is for the FHIR service; an imaging endpoint beside it takes the same one
+        base = self._settings.app_base_url
+        return {registration.audience, registration.fhir_url, base, f"{base}/dicomweb", f"{base}/api"}
+
+    def _introspected(
+        self, token: str, issuer: str | None, registration: Registration
+    ) -> tuple[BearerCaller, float] | None:
+        if self._backend is None or registration.name not in self._backend.names:
+            return None
+        configuration, _http = self._smart.endpoints(registration)
+        expected = registration.issuer or configuration.issuer
+        if not configuration.introspection_endpoint or (issuer and expected and issuer != expected):
+            return None  # a token that names somebody else as its issuer is nobody else's business
+        told = self._backend.introspect(registration.name, token)
+        until = time.time() + _KEEP_S if told.expires_at is None else told.expires_at
+        if not told.active or until <= time.time():
+            return None
+        if told.audiences and not self._audiences(registration) & set(told.audiences):
+            raise LaunchError("identity-unproven", "introspection: aud")
+        if told.issuer and expected and told.issuer != expected:
+            raise LaunchError("identity-unproven", "introspection: iss")
+        return _caller(registration, told), until
 
 
-def _of_claims(registration: Registration, claims: AccessClaims) -> BearerCaller:
+def _caller(registration: Registration, said: AccessClaims | Introspection) -> BearerCaller:
+    patient = said.patient.removeprefix("Patient/")
     return BearerCaller(
         registration,
-        claims.patient.removeprefix("Patient/"),
-        claims.scopes,
-        claims.client_id,
-        claims.issuer,
-        claims.subject,
-        claims.fhir_user,
+        patient,
+        said.scopes,
+        said.client_id,
+        said.issuer,
+        said.subject,
+        said.fhir_user,
+        system=not patient and said.scopes.has_level("system"),
     )

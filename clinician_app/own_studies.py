@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from clinician_app.fhir_values import reference_id
+from fhir_adapter.client import FhirClient
 from imaging_core.database import Pool, unit_of_work
 from imaging_core.settings import Settings
 
-__all__ = ["NOTHING_OWN", "OwnStudies", "is_own_service", "of_patient", "own_studies"]
+__all__ = ["NOTHING_OWN", "OwnStudies", "is_own_service", "of_patient", "own_studies", "patient_of_study"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,13 @@ def of_patient(pool: Pool, patient: str) -> Iterator[psycopg.Connection[tuple[An
     with unit_of_work(pool) as connection:
         connection.execute("SELECT set_config('imaging.subject', %s, true)", (f"Patient/{patient}" if patient else "",))
         yield connection
+
+
+def patient_of_study(client: FhirClient, study_uid: str, base: str) -> str:
+    """Return whose study it is by the imaging FHIR service: a Patient's id; '' where that is nobody, or several."""
+    found = client.search("ImagingStudy", {"identifier": f"urn:dicom:uid|urn:oid:{study_uid}"})
+    patients = {reference_id(item.get("subject"), "Patient", base) for item in found}
+    return patients.pop() or "" if len(patients) == 1 else ""
 
 
 def _plain(url: str) -> tuple[str, str, int | None, str]:

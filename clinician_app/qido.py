@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 _MOST = 500
 _DEFAULT = 100
-_CONTROLS = {"limit", "offset", "fuzzymatching", "includefield", "launch"}
+_CONTROLS = {"limit", "offset", "fuzzymatching", "includefield", "launch", "patient"}
 
 # PS3.18 Tables 10.6.3-3 to 10.6.3-5: what every answer holds, with the tags.
 _STUDY = {

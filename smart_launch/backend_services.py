@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from smart_launch.client_auth import ClientAuth, authenticate
 from smart_launch.discovery import Discovery, SmartConfiguration
 from smart_launch.errors import LaunchError, SmartConfigurationError
 from smart_launch.fhir_session import FhirSession
 from smart_launch.guarded_http import GuardedSession, origin_of
-from smart_launch.introspection import Introspection, ask, read_introspection
+from smart_launch.introspection import Introspection, ask, cannot_be_asked_about, read_introspection
 from smart_launch.registration import Registration
 from smart_launch.scopes import ScopeSet, to_v1
 from smart_launch.token_endpoint import client_credentials
@@ -47,6 +48,7 @@ class _Kept:
     good_until: float = float("-inf")
     failure: LaunchError | None = None
     failed_at: float = float("-inf")
+    shows_token: bool = False  # at introspection, where the EHR takes no client authentication
 
 
 class BackendServices:
@@ -108,6 +110,9 @@ class BackendServices:
     def introspect(self, name: str, token: str) -> Introspection:
         """Ask an EHR what a token that somebody has shown is good for (RFC 7662), with the app's own right.
 
+        SMART 2.2 has the app prove itself by its client authentication; an EHR that takes none at that endpoint is
+        shown a token of the system instead (RFC 7662 2.1 leaves the choice to the server).
+
         Raises
         ------
         LaunchError
@@ -116,10 +121,17 @@ class BackendServices:
         configuration, http = self._endpoints(name)
         if not configuration.introspection_endpoint:
             raise LaunchError("ehr-unsupported", "no introspection_endpoint")
+        endpoint, kept = configuration.introspection_endpoint, self._kept[name]
+        if not kept.shows_token:
+            proof = authenticate(self._client(name), configuration, endpoint)
+            status, body = ask(http, endpoint, token, proof)
+            if status not in (400, 401, 403) or cannot_be_asked_about(body):
+                return read_introspection(status, body)
         own = self.token(name)
-        status, body = ask(http, configuration.introspection_endpoint, token, own)
+        status, body = ask(http, endpoint, token, _shown(own))
         if status == 401:  # our own token has ended early
-            status, body = ask(http, configuration.introspection_endpoint, token, self._token(name, own))
+            status, body = ask(http, endpoint, token, _shown(self._token(name, own)))
+        kept.shows_token = status == 200
         return read_introspection(status, body)
 
     # how
@@ -161,6 +173,10 @@ class BackendServices:
         answer = client_credentials(client, configuration, http, scope=scope)
         kept.token, kept.scopes, kept.failure = answer.access_token, answer.scopes, None
         kept.good_until = asked_at + answer.expires_in - min(self._margin, answer.expires_in / 4)
+
+
+def _shown(token: str) -> ClientAuth:
+    return ClientAuth(headers={"Authorization": f"Bearer {token}"})
 
 
 def _as_system_client(registration: Registration) -> Registration:

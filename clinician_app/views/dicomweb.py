@@ -20,6 +20,7 @@ from clinician_app.instance_parts import MEDIA_TYPES, bulk_data, frames, metadat
 from clinician_app.launch_chart import open_chart
 from clinician_app.media_types import accepted, choose, multipart
 from clinician_app.own_instances import OwnInstance, own_instances
+from clinician_app.own_studies import patient_of_study
 from clinician_app.qido import Level, Query, search
 from clinician_app.refusals import launch_problem
 from clinician_app.served_patient import as_json, changes_of
@@ -129,14 +130,26 @@ def _reader(interaction: str) -> _Reader:
     services = current_services()
     base = services.settings.app_base_url
     launch_id: str = g.dicomweb_launch
+    asked = request.args.get("patient", "").removeprefix("Patient/")
     if not launch_id:
         if services.bearer is None:
             raise Permanent("unauthenticated", "no tokens are accepted here")
         caller = services.bearer.caller(request.headers.get("Authorization", ""))
         caller.require("ImagingStudy", interaction)
+        study_uid = (request.view_args or {}).get("study_uid", "")
+        if caller.system and not asked and valid_uid(study_uid):
+            # the address of ImagingStudy.endpoint names no patient; the ledger has the last word on whose study it is
+            asked = patient_of_study(services.imaging_client(), study_uid, services.settings.fhir_base_url)
+            if not asked:
+                abort(404)
+        caller = caller.about(asked)
+        if asked and asked != caller.patient:
+            abort(404)
         return _Reader(services, caller, caller.patient, None, f"{base}/dicomweb")
     launch = services.smart.require(launch_id)
     opened = open_chart(services, launch, FRESH_FOR_IMAGES)
+    if asked and asked not in (launch.patient, opened.subject):
+        abort(404)
     shown = frozenset(study.uid for study in opened.chart.studies if opened.holds(study))
     return _Reader(services, launch, opened.subject, shown, f"{base}/l/{launch_id}/dicomweb")
 

@@ -34,7 +34,7 @@ def results() -> Response:
     if not launch_id:
         if services.bearer is None:
             raise Permanent("unauthenticated", "no tokens are accepted here")
-        caller = services.bearer.caller(request.headers.get("Authorization", ""))
+        caller = services.bearer.caller(request.headers.get("Authorization", "")).about(_asked())
         return _results(services, caller, bearer_chart(services, caller, FRESH_FOR_PAGES))
     return launch_results(launch_id)
 
@@ -54,7 +54,7 @@ def openapi() -> Response:
 
 
 def _results(services: Services, actor: LaunchSession | BearerCaller, opened: LaunchChart) -> Response:
-    asked = request.args.get("patient", "").removeprefix("Patient/")
+    asked = _asked()
     if asked and asked not in (actor.patient, opened.subject):
         abort(404)
     first, last = _day("from"), _day("to")
@@ -82,6 +82,10 @@ def _results(services: Services, actor: LaunchSession | BearerCaller, opened: La
         page=page,
         results=[_result(entry, report) for entry, report in shown],
     )
+
+
+def _asked() -> str:
+    return request.args.get("patient", "").removeprefix("Patient/")
 
 
 def _day(name: str) -> date | None:
@@ -146,7 +150,11 @@ _QUERY = {
         {"type": "string"},
         False,
     ),
-    "patient": ("Only this patient; another than the token's or launch's is not found.", {"type": "string"}, False),
+    "patient": (
+        "Only this patient; another than the token's or launch's is not found. A system's token has to name one.",
+        {"type": "string"},
+        False,
+    ),
     "from": ("Examined on this day or later.", {"type": "string", "format": "date"}, False),
     "to": ("Examined on this day or earlier.", {"type": "string", "format": "date"}, False),
     "status": ("FHIR status of the report.", {"type": "string"}, False),
@@ -161,7 +169,7 @@ _DESCRIPTION: dict[str, Any] = {
         "/api/results": {
             "get": {
                 "operationId": "results",
-                "summary": "The reports of the patient that the token, or the launch, is for",
+                "summary": "The reports of the one patient that the token, or the launch, is for",
                 "security": [{"token": []}, {"session": []}],
                 "parameters": [
                     {"name": name, "in": "query", "description": words, "schema": schema, "required": required}
@@ -189,7 +197,9 @@ _DESCRIPTION: dict[str, Any] = {
             "token": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "Access token of a registered EHR for one patient, with DiagnosticReport.rs.",
+                "description": (
+                    "Access token of a registered EHR, for one patient or a system's, with DiagnosticReport.rs."
+                ),
             },
             "session": {
                 "type": "apiKey",

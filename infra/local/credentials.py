@@ -51,9 +51,9 @@ def load_credentials(layout: Layout) -> Credentials:
     return credentials
 
 
-def app_client_key(layout: Layout) -> Path:
-    """Return the file of the app's ES384 key (private_key_jwt at the sandbox EHR), made at first use."""
-    path = layout.keys / "sandbox.pem"
+def app_client_key(layout: Layout, name: str = "sandbox") -> Path:
+    """Return the file of an ES384 key of the app's (private_key_jwt at the sandbox EHR), made at first use."""
+    path = layout.keys / f"{name}.pem"
     if not path.exists():
         key = ec.generate_private_key(ec.SECP384R1())
         pem = key.private_bytes(

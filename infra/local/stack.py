@@ -280,6 +280,10 @@ signers = "{_SIGNERS}"
 frame_ancestors = ["{origin}"]
 issuer = ""
 ca_file = "{certificates.ca_file}"
+# the sandbox's access tokens are opaque: what one is good for that a program shows to the app, the app asks the sandbox
+system_client_id = "imaging-backend"
+system_scopes = "system/ImagingStudy.rs"
+system_key = "file:{app_client_key(layout, "sandbox-system")}"
 """
     write_private(layout.registrations, text.encode())
 

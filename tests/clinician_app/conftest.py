@@ -27,7 +27,7 @@ from imaging_core.database import Pool, open_pool
 from imaging_core.dicom.child import DecodePool
 from imaging_core.dicom.header import HeaderLimits, read_header
 from imaging_core.settings import Settings
-from smart_launch import Keyring, LaunchContext, Registration, SessionStore, SmartLaunch
+from smart_launch import BackendServices, Keyring, LaunchContext, Registration, SessionStore, SmartLaunch
 from smart_launch.csrf import csrf_token
 from tests.clinician_app.made_up_chart import (
     BRAIN,
@@ -226,7 +226,7 @@ def make_clinic(
             imaging=own,
             rights=SigningRights({item.name: SignersRule.parse(item.signers) for item in ehrs}),
             desk=SigningDesk(own, blob_store, SignoffJournal(page_pool)),
-            bearer=BearerAccess(smart, chosen),
+            bearer=BearerAccess(smart, chosen, BackendServices(ehrs)),
         )
         return Clinic(create_app(chosen, services), services, sessions, ehrs[0], settings.fhir_token.get_secret_value())
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.end_to_end.conftest import Stack, sample
-from tests.end_to_end.test_images_to_reports import ADULT, one_report, renewed, stow
+from tests.end_to_end.test_images_to_reports import ADULT, one_report, renewed, stow, study_id
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 ARGUMENTS = [
@@ -105,6 +105,36 @@ def test_launch_in_the_iframe_shows_report_image_and_heatmap(stack: Stack, conte
     assert [frame.evaluate(stored, name) for name in ("localStorage", "sessionStorage")] == [0, 0]
     for secret in ("code=", "state=", "launch=", "token"):
         assert secret not in frame.url
+
+
+@pytest.mark.requirement("S53")
+def test_a_launch_whose_context_names_a_study_opens_that_study(stack: Stack, context: BrowserContext) -> None:
+    """Of the patient's two studies the older one is named, which the app would not put first by itself."""
+    family = f"Context{uuid.uuid4().hex[:8]}"
+    person = {**ADULT, "PatientID": f"C{uuid.uuid4().hex[:8]}", "PatientName": f"{family}^Ada"}
+    newer, _, _ = renewed(sample("RG1_UNCI.dcm"), **person)
+    older, named, _ = renewed(sample("RG1_J2KR.dcm"), **{**person, "StudyDate": "20190304", "PatientAge": "059Y"})
+    with stack.client("ingestion") as ingestion, stack.client("fhir") as fhir:
+        stow(ingestion, newer, older)
+        one_report(fhir, named)
+    control = stack.sandbox().control
+    control("PUT", "state", {"context": {"fhirContext": [{"reference": f"ImagingStudy/{study_id(named)}"}]}})
+    try:
+        page = context.new_page()
+        launch(page, stack, family)
+        app = page.frame_locator("iframe#app")
+        expect(app.get_by_text("Automated analysis, not reviewed", exact=True)).to_be_visible()
+        expect(app.get_by_text("4 Mar 2019").first).to_be_visible()
+        frame = next(item for item in page.frames if "app.localhost" in item.url)
+        assert frame.url.endswith(f"/studies/{named}")
+        # what is somebody else's is not opened, and the page says so
+        strangers = chest_patient(stack)
+        control("PUT", "state", {"context": {"fhirContext": [{"reference": f"ImagingStudy/{study_id(named)}"}]}})
+        launch(page, stack, strangers)
+        expect(app.get_by_text("named an examination that does not belong to this patient")).to_be_visible()
+        assert family not in next(item for item in page.frames if "app.localhost" in item.url).content()
+    finally:
+        control("DELETE", "state")
 
 
 @pytest.mark.requirement("R6", "A1")

@@ -38,9 +38,14 @@ def stow(ingestion: httpx.Client, *files: bytes) -> None:
     assert response.status_code == 200, response.text
 
 
+def study_id(study_uid: str) -> str:
+    """Return the id of a study's ImagingStudy."""
+    return resource_id(study_uid, "imaging-study")
+
+
 def reports(fhir: httpx.Client, study_uid: str) -> list[dict[str, Any]]:
     """Return the reports of a study, as an EHR finds them."""
-    study = resource_id(study_uid, "imaging-study")
+    study = study_id(study_uid)
     bundle = fhir.get("/DiagnosticReport", params={"_count": "200"}).raise_for_status().json()
     return [
         entry["resource"]

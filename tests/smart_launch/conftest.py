@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,8 @@ from infra.local.status import ports_of
 from smart_launch import Keyring, Registration, SessionStore, SmartLaunch
 from smart_launch.signing_keys import SigningKey, load_keys
 from tests.conftest import Stores
-from tests.smart_launch.browser import Browser
-from tests.smart_launch.example_app import make_app
 from tests.smart_launch.mutation_plugin import RUNNING_STACK
+from tests.smart_launch.sandbox import CONTROL_TOKEN, Late, Sandbox
 from tests.smart_launch.scene import Scene
 from tests.smart_launch.strict_ehr import StrictEhr
 
@@ -42,7 +41,6 @@ SCOPES = (
     "launch openid fhirUser online_access patient/Patient.rs patient/ImagingStudy.rs patient/DiagnosticReport.rs "
     "patient/Observation.rs"
 )
-CONTROL_TOKEN = "control-of-the-tests"
 
 
 @pytest.fixture(scope="session")
@@ -137,63 +135,6 @@ def serving(app: Any, certificates: Certificates | None, port: int = 0) -> Itera
         server.shutdown()
         thread.join(10)
         server.server_close()
-
-
-class Late:
-    """A WSGI application that is put in after its port is known."""
-
-    def __init__(self) -> None:
-        self.app: Any = None
-
-    def __call__(self, environ: Any, start_response: Any) -> Any:
-        return self.app(environ, start_response)
-
-
-@dataclass
-class Sandbox:
-    """The sandbox EHR of the stack, and an application that is registered with it, both over TLS."""
-
-    origin: str
-    app_origin: str
-    ca_file: str
-    smart: SmartLaunch
-    fhir: Callable[..., Any]
-    late: Late = field(repr=False)
-    log_file: Path = Path()
-
-    @property
-    def iss(self) -> str:
-        return f"{self.origin}/fhir"
-
-    def browser(self, **options: Any) -> Browser:
-        return Browser(self.ca_file, **options)
-
-    def control(self, method: str, path: str, document: Any = None) -> Any:
-        browser = self.browser()
-        page = browser._send(
-            method,
-            f"{self.origin}/control/{path}",
-            json.dumps(document) if document is not None else None,
-            {"Authorization": f"Bearer {CONTROL_TOKEN}", "Content-Type": "application/json"},
-        )
-        assert page.status < 300, page.text
-        return json.loads(page.text)
-
-    def serve(self, smart: SmartLaunch) -> None:
-        self.late.app = make_app(smart)
-
-    def launch_url(self, browser: Browser, patient: str) -> str:
-        """Open a patient's chart and launch the app, as a user does; return the address of the frame."""
-        browser.get(f"{self.origin}/")
-        page = browser.post(f"{self.origin}/patients/{patient}/launch", {})
-        assert page.status == 200, page.text
-        return page.attribute(r'<iframe[^>]* src="([^"]*)"')
-
-    def launch(self, browser: Browser, patient: str) -> str:
-        """Launch the app; return the address of its first page."""
-        page = browser.follow(browser.get(self.launch_url(browser, patient)))
-        assert page.status == 200, page.text
-        return page.url
 
 
 def _wait_for(ready: Callable[[], bool], seconds: float = 30) -> None:

@@ -95,6 +95,7 @@ class StrictEhr:
     system_expires_in: Any = 300
     system_tokens: set[str] = field(default_factory=set)
     introspection_answer: Answer | None = None
+    introspection_proof: str = "client"  # or "token": an access token of the system's
     discovery_path: str = ""
     associated: dict[str, Any] = field(default_factory=dict)
     audience: str = ""
@@ -202,8 +203,16 @@ class StrictEhr:
         @app.post("/introspect")
         def introspect() -> Any:
             bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if bearer not in self.system_tokens:
-                return {"error": "invalid_token"}, 401
+            try:
+                if self.introspection_proof == "client":
+                    if bearer or self.system_keys is None:
+                        raise OAuthFailure("invalid_client", "authenticate as the system's client", 401)
+                    self._check_assertion(request.form, self.system_keys, self.system_client_id)
+                elif bearer not in self.system_tokens:
+                    raise OAuthFailure("invalid_token", "show a token of the system's", 401)
+            except OAuthFailure as failure:
+                self.failures.append(str(failure))
+                return {"error": failure.error}, failure.status
             if self.introspection_answer:
                 return self.introspection_answer()
             if request.form.get("token") not in self.access_tokens:

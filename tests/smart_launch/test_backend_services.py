@@ -251,13 +251,57 @@ def test_introspection_of_a_token_that_somebody_shows(services: BackendServices,
     assert found.subject == "user-7"
     assert found.fhir_user.endswith("Practitioner/dr1")
     assert found.expires_at is not None
+    assert found.audiences == ()
     sent = ehr.last("/introspect")
     assert sent.method == "POST"
-    assert sent.form == {"token": ["shown"]}
+    assert set(sent.form) == {"token", "client_assertion", "client_assertion_type"}
+    assert sent.form["token"] == ["shown"]
+    assert "Authorization" not in sent.headers
     assert sent.query == {}
+    assert "/token" not in ehr.paths()  # no right at FHIR is asked for, where none is needed
     assert not services.introspect("ehr-a", "made up").active
+    assert ehr.failures == []
+
+
+@pytest.mark.requirement("S78")
+def test_an_ehr_that_takes_no_client_authentication_is_shown_a_token_of_the_system(
+    services: BackendServices, ehr: StrictEhr
+) -> None:
+    ehr.discovery["introspection_endpoint"] = f"{ehr.origin}/introspect"
+    ehr.introspection_proof = "token"
+    ehr.access_tokens.add("shown")
+    assert services.introspect("ehr-a", "shown").active
+    assert ehr.last("/introspect").form == {"token": ["shown"]}
+    asked = ehr.paths().count("/introspect")
     ehr.system_tokens.clear()
-    assert services.introspect("ehr-a", "shown").active  # with a new token of ours
+    assert services.introspect("ehr-a", "shown").active  # with a new token of ours, without another refusal before
+    assert ehr.paths().count("/introspect") == asked + 2
+    ehr.introspection_proof = "client"  # the EHR has changed its mind
+    with pytest.raises(LaunchError, match="client-refused"):
+        services.introspect("ehr-a", "shown")
+    assert services.introspect("ehr-a", "shown").active
+
+
+@pytest.mark.requirement("S78")
+@pytest.mark.parametrize(
+    ("members", "audiences", "expires_at"),
+    [
+        ({"aud": "https://a.example"}, ("https://a.example",), None),
+        ({"aud": ["https://a.example", "b"], "exp": 12.5}, ("https://a.example", "b"), 12.5),
+        ({"aud": 7}, ("",), None),
+        ({"aud": [None]}, ("",), None),
+        ({"exp": "tomorrow"}, (), 0.0),
+        ({"exp": True}, (), 0.0),
+        ({"exp": None}, (), None),
+    ],
+)
+def test_whom_an_introspected_token_is_for_and_how_long(
+    services: BackendServices, ehr: StrictEhr, members: dict[str, Any], audiences: Any, expires_at: Any
+) -> None:
+    ehr.discovery["introspection_endpoint"] = f"{ehr.origin}/introspect"
+    ehr.introspection_answer = lambda: json_answer({"active": True, **members})
+    found = services.introspect("ehr-a", "shown")
+    assert (found.audiences, found.expires_at) == (audiences, expires_at)
 
 
 @pytest.mark.requirement("S78")
@@ -283,6 +327,14 @@ def test_only_a_clear_yes_makes_a_token_active(
     else:
         with pytest.raises(LaunchError, match=code):
             services.introspect("ehr-a", "shown")
+
+
+@pytest.mark.requirement("S78")
+def test_a_kind_of_token_that_the_ehr_never_gave_is_not_active(services: BackendServices, ehr: StrictEhr) -> None:
+    ehr.discovery["introspection_endpoint"] = f"{ehr.origin}/introspect"
+    ehr.introspection_answer = lambda: json_answer({"error": "unsupported_token_type"}, 400)
+    assert not services.introspect("ehr-a", "a.b.c").active
+    assert "/token" not in ehr.paths()
 
 
 @pytest.mark.requirement("S78")

@@ -2,7 +2,7 @@
 
 import Provider, { errors, interactionPolicy } from 'oidc-provider';
 import { configuration } from './configuration.mjs';
-import { registeredFor } from './clients.mjs';
+import { mayIntrospect, registeredFor } from './clients.mjs';
 import { control } from './control.mjs';
 import { ROUTES, TOKEN_ENDPOINT } from './discovery.mjs';
 import { contextOfGrant, findLaunch, keepForGrant, useLaunch } from './launch_contexts.mjs';
@@ -113,6 +113,15 @@ async function newGrant(ctx) {
   return grant;
 }
 
+/** What introspection says of a token beside the engine's own members (SMART 2.2 "Token Introspection"). */
+function contextOfToken(ctx, token) {
+  if (!token.grantId) return undefined;
+  const { patient, encounter, fhirContext } = contextOfGrant(token.grantId);
+  const knowsUser = ctx?.oidc?.entities.Grant?.getOIDCScope().split(' ').includes('fhirUser');
+  const fhirUser = knowsUser ? `${configuration.fhirBase}/Practitioner/${token.accountId}` : undefined;
+  return Object.fromEntries(Object.entries({ patient, encounter, fhirContext, fhirUser }).filter(([, value]) => value !== undefined));
+}
+
 async function findAccount(ctx, id) {
   const person = practitioner(id);
   if (!person) return undefined;
@@ -156,7 +165,11 @@ export function createAuthorizationServer(keys, renderError) {
       pushedAuthorizationRequests: { enabled: false },
       clientCredentials: { enabled: true },
       revocation: { enabled: true },
-      introspection: { enabled: true },
+      introspection: {
+        enabled: true,
+        // a token is nobody's business but its client's and that of the resource servers that it may be shown to
+        allowedPolicy: (ctx, client, token) => client.clientId === token.clientId || mayIntrospect(client.clientId),
+      },
       resourceIndicators: {
         enabled: true,
         defaultResource: () => configuration.fhirBase,
@@ -188,6 +201,7 @@ export function createAuthorizationServer(keys, renderError) {
     expiresWithSession: () => false,
     loadExistingGrant: newGrant,
     findAccount,
+    extraTokenClaims: contextOfToken,
     interactions: { policy: policy(), url: (ctx, interaction) => `/interaction/${interaction.uid}` },
     fetch: localFetch,
     renderError,

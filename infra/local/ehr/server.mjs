@@ -2,7 +2,7 @@
 
 import { createServer } from 'node:https';
 import { createAuthorizationServer } from './authorization_server.mjs';
-import { registerImagingApp } from './clients.mjs';
+import { registerImagingApp, registerImagingBackend } from './clients.mjs';
 import { configuration } from './configuration.mjs';
 import { answerFault, control, handleControl, record } from './control.mjs';
 import { ROUTES } from './discovery.mjs';
@@ -30,6 +30,7 @@ const keys = await loadKeys();
 const provider = createAuthorizationServer(keys, renderError);
 const engine = provider.callback();
 registerImagingApp();
+registerImagingBackend();
 
 /** The first users' resources are written as soon as the FHIR service is there. */
 async function seed() {
