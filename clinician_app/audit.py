@@ -6,6 +6,7 @@ The events wait in ``ledger.audit_outbox``, from where the worker delivers them 
 from __future__ import annotations
 
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import psycopg
 from flask import request
@@ -86,7 +87,7 @@ class AuditTrail:
                 launch.ehr.name,
                 request.remote_addr or "",
             ),
-            server=Agent("clinician_app", display=self._observer),
+            server=Agent("clinician_app", "", self._observer, urlsplit(f"//{request.host}").hostname or ""),
             observer=self._observer,
             user=Agent(launch.subject or "unknown", launch.issuer or launch.iss, launch.fhir_user or ""),
             patient=f"Patient/{subject}",

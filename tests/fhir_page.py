@@ -65,12 +65,12 @@ def examples() -> dict[str, dict[str, Any]]:
     bundle = results.bundle(_result(header), study=study, patient=person)
     found = {"Patient": person, "Endpoint": address, "ImagingStudy": study}
     found |= {entry["resource"]["resourceType"]: entry["resource"] for entry in bundle["entry"]}
-    app = Agent("imaging-app", "https://ehr.example/fhir", "Example EHR")
+    app = Agent("imaging-app", "https://ehr.example/fhir", "Example EHR", "192.0.2.7")
     user = Agent("sub-1", "https://ehr.example/fhir", "Dr Marie Curie")
     found["AuditEvent"] = audit_event(
         "report-read",
         client=app,
-        server=Agent("clinician_app"),
+        server=Agent("clinician_app", address="app.example"),
         observer="clinician_app",
         user=user,
         patient=subject,

@@ -57,6 +57,9 @@ def test_who_looked_at_what(
     assert user["requestor"] is True
     assert event["entity"][0]["what"] == {"reference": f"Patient/{MARIE}"}
     assert event["entity"][1].get("what") == what
+    assert client["network"]["address"], "IHE BALP: both machines' addresses, or the pattern isn't followed"
+    assert server["network"]["address"]
+    assert "IHE.BasicAudit.Patient" in event["meta"]["profile"][0]
 
 
 @pytest.mark.requirement("A2")
