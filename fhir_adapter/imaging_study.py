@@ -20,7 +20,7 @@ from imaging_core.sites import Site
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["accession_number", "build", "header_of", "header_of_file", "merge", "study_uid_of"]
+__all__ = ["accession_numbers", "build", "header_of", "header_of_file", "merge", "study_uid_of"]
 
 Resource = dict[str, Any]
 
@@ -175,14 +175,13 @@ def header_of_file(file: BinaryIO) -> Header:
     return describe(dcmread(file, stop_before_pixels=True, specific_tags=_TAG_LIST), Budget(_ELEMENTS, _NESTING))
 
 
-def accession_number(study: Resource) -> Mapping[str, Any] | None:
-    """Return the accession identifier of a built ImagingStudy; None where it has none or several."""
-    found = [
+def accession_numbers(study: Resource) -> list[Mapping[str, Any]]:
+    """Return a built ImagingStudy's accession identifiers: several where one examination fulfils several orders."""
+    return [
         identifier
         for identifier in study.get("identifier", [])
         if any(coding.get("code") == "ACSN" for coding in identifier.get("type", {}).get("coding", []))
     ]
-    return found[0] if len(found) == 1 else None
 
 
 def _series_of(headers: Sequence[Header]) -> tuple[dict[str, list[str]], dict[str, Header]]:

@@ -35,6 +35,7 @@ from imaging_core.sites import Site
 __all__ = ["Hold", "Registered", "ensure_study"]
 
 _TRIES = 5
+_MOST_ORDERS = 10
 
 
 @dataclass(frozen=True)
@@ -235,14 +236,36 @@ def _write(
 
 
 @dataclass(frozen=True)
+class _Number:
+    """An accession or admission number to be looked for; any system where its own is not known."""
+
+    system: str | None
+    value: str
+
+    @property
+    def token(self) -> str:
+        return token(self.system, self.value)
+
+    def carried_by(self, resource: Resource) -> bool:
+        return any(
+            item.get("value") == self.value and self.system in (None, item.get("system"))
+            for item in resource.get("identifier") or []
+        )
+
+
+@dataclass(frozen=True)
 class _Wanted:
     """What has to be known before the study can be written."""
 
     study: Resource
     patient: Resource | None
     address: Resource | None
-    accession: str
-    admission: str
+    accessions: tuple[_Number, ...]
+    admission: _Number | None
+
+    @property
+    def numbers(self) -> tuple[_Number, ...]:
+        return (*self.accessions, self.admission) if self.admission else self.accessions
 
     @property
     def reads(self) -> list[str]:
@@ -251,17 +274,19 @@ class _Wanted:
 
 def _wanted(headers: Sequence[Header], match: PatientMatch, site: Site, address: Resource | None) -> _Wanted:
     study = imaging_study.build(headers, subject=str(match.subject), site=site)
-    accession = imaging_study.accession_number(study)
+    held = [_Number(item.get("system"), item["value"]) for item in imaging_study.accession_numbers(study)]
     admission = next(
         (
-            token(admission_system(header.get("00380014")), value)
+            _Number(admission_system(header.get("00380014")), value)
             for header in headers
             if (value := text(header.get("00380010")))
         ),
-        "",
+        None,
     )
-    known = token(accession.get("system"), accession["value"]) if accession else ""
-    return _Wanted(study, match.created, address, known, admission)
+    # where two assigners gave the same number, which order is meant is not told by the number
+    values = [item.value for item in held]
+    clear = tuple(item for item in held if values.count(item.value) == 1)
+    return _Wanted(study, match.created, address, clear[:_MOST_ORDERS], admission)
 
 
 def _look_up(client: FhirClient, wanted: _Wanted) -> _Found:
@@ -273,25 +298,24 @@ def _look_up(client: FhirClient, wanted: _Wanted) -> _Found:
     Where the server searches several types at once, identifiers travel in a form; elsewhere in a batch, whose entries
     are in the body too. No URL, which somebody may log, ever holds one.
     """
-    if (wanted.accession or wanted.admission) and wanted.patient is None and client.searches_system:
+    if wanted.numbers and wanted.patient is None and client.searches_system:
         try:
             return _sorted_out(_system_search(client, wanted), wanted)
         except FhirPermanent:
             # it says that it can, and refuses this one: the batch serves as well
             pass
     urls = list(wanted.reads)
-    if wanted.accession:
-        urls.append(f"ServiceRequest?identifier={quote(wanted.accession, safe='')}&_count=2")
+    urls += [f"ServiceRequest?identifier={quote(item.token, safe='')}&_count=2" for item in wanted.accessions]
     if wanted.admission:
-        urls.append(f"Encounter?identifier={quote(wanted.admission, safe='')}&_count=2")
+        urls.append(f"Encounter?identifier={quote(wanted.admission.token, safe='')}&_count=2")
     return _sorted_out([resource for entries in client.get_many(urls) for resource in entries], wanted)
 
 
 def _system_search(client: FhirClient, wanted: _Wanted) -> list[Resource]:
     """Search ImagingStudy, ServiceRequest and Encounter at once: they share the parameter ``identifier``."""
     uid = next(item["value"] for item in wanted.study["identifier"] if item.get("system") == "urn:dicom:uid")
-    tokens = [token("urn:dicom:uid", uid), wanted.accession, wanted.admission]
-    form = {"_type": "ImagingStudy,ServiceRequest,Encounter", "identifier": ",".join(filter(None, tokens))}
+    tokens = [token("urn:dicom:uid", uid), *(item.token for item in wanted.numbers)]
+    form = {"_type": "ImagingStudy,ServiceRequest,Encounter", "identifier": ",".join(tokens)}
     found = list(client.search("", form))
     if wanted.address is not None:
         held = client.read("Endpoint", wanted.address["id"])
@@ -305,23 +329,24 @@ def _sorted_out(resources: Sequence[Resource], wanted: _Wanted) -> _Found:
     by_type: dict[str, list[Resource]] = {}
     for resource in resources:
         by_type.setdefault(resource["resourceType"], []).append(resource)
-    request = _only(by_type.get("ServiceRequest", []), subject)
-    encounter = _only(by_type.get("Encounter", []), subject)
-    accession = imaging_study.accession_number(wanted.study)
+    requests = {item.value: _only(by_type.get("ServiceRequest", []), item, subject) for item in wanted.accessions}
     return _Found(
         study=next((item for item in by_type.get("ImagingStudy", []) if item["id"] == wanted.study["id"]), None),
         patient=next(iter(by_type.get("Patient", [])), None),
         endpoint=next(iter(by_type.get("Endpoint", [])), None),
-        requests={accession["value"]: request} if accession and request else {},
-        encounter=encounter,
+        requests={value: request for value, request in requests.items() if request},
+        encounter=_only(by_type.get("Encounter", []), wanted.admission, subject) if wanted.admission else None,
     )
 
 
-def _only(resources: Sequence[Resource], subject: str) -> str | None:
-    if len(resources) != 1:
+def _only(resources: Sequence[Resource], number: _Number, subject: str) -> str | None:
+    # searched for all at once, one may carry another one's number
+    found = {reference(item): item for item in resources if number.carried_by(item)}
+    if len(found) != 1:
         return None
+    name, resource = found.popitem()
     # an order or a stay of somebody else is no link, whatever its number
-    return reference(resources[0]) if (resources[0].get("subject") or {}).get("reference") == subject else None
+    return name if (resource.get("subject") or {}).get("reference") == subject else None
 
 
 def _other_subject(client: FhirClient, stored: Resource | None, match: PatientMatch) -> HoldReason | None:

@@ -332,6 +332,62 @@ def test_order_and_stay_are_linked_where_they_are_the_patients(client: FhirClien
     assert "reference" not in unsure["basedOn"][0]
 
 
+@pytest.mark.requirement("M2")
+def test_each_accession_number_of_a_study_finds_its_own_order(client: FhirClient, site: Site) -> None:
+    """Two orders that were fulfilled by one examination."""
+    patient = chart(client, site)
+    numbers = [uuid.uuid4().hex[:12] for _ in range(2)]
+    orders = {
+        number: client.update(
+            {
+                "resourceType": "ServiceRequest",
+                "id": str(uuid.uuid4()),
+                "identifier": [{"system": site.assigner_system, "value": number}],
+                "status": "active",
+                "intent": "order",
+                "subject": {"reference": f"Patient/{patient['id']}"},
+            }
+        )["id"]
+        for number in numbers
+    }
+    uid = fresh_uid()
+    headers = [instance(StudyInstanceUID=uid, AccessionNumber=number) for number in numbers]
+    outcome = registered(ensure_study(client, headers, site, "hold"))
+    stored = client.read("ImagingStudy", outcome.imaging_study_id)
+    assert stored
+    found = {item["identifier"]["value"]: item.get("reference") for item in stored["basedOn"]}
+    assert found == {number: f"ServiceRequest/{id_}" for number, id_ in orders.items()}
+
+
+@pytest.mark.requirement("M2")
+def test_an_order_is_found_by_the_accession_number_and_a_stay_by_the_admission_s(
+    client: FhirClient, site: Site, wire: Wire
+) -> None:
+    """Searched all at once, an order may turn up because it carries the number of the stay, and the other way round."""
+    patient = chart(client, site)
+    subject = {"reference": f"Patient/{patient['id']}"}
+    crossed = [
+        {"resourceType": "ServiceRequest", "id": "s", "identifier": [{"value": "V8"}], "subject": subject},
+        {"resourceType": "Encounter", "id": "e", "identifier": [{"value": "A7"}], "subject": subject},
+    ]
+
+    def azure(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path.endswith("/metadata"):
+            return httpx.Response(200, json={"rest": [{"interaction": [{"code": "search-system"}]}]})
+        if request.url.path.endswith("/fhir/_search"):
+            entry = [{"resource": resource} for resource in crossed]
+            return httpx.Response(200, json={"resourceType": "Bundle", "type": "searchset", "entry": entry})
+        return None
+
+    wire.before = azure
+    header = instance(AccessionNumber="A7", AdmissionID="V8")
+    outcome = registered(ensure_study(client, [header], site, "hold"))
+    stored = client.read("ImagingStudy", outcome.imaging_study_id)
+    assert stored
+    assert "encounter" not in stored
+    assert "reference" not in stored["basedOn"][0]
+
+
 def test_a_server_that_searches_all_types_is_asked_once(client: FhirClient, site: Site, wire: Wire) -> None:
     """As Azure's does; it says so in its CapabilityStatement."""
     forms: list[str] = []
