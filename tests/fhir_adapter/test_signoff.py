@@ -17,7 +17,7 @@ from fhir_adapter.signoff import Assessment, Signed, Signer, amend, reject, rest
 from imaging_core.errors import Permanent
 from imaging_core.sites import Site
 from tests import fhir_validation
-from tests.fhir_adapter.analyses import finding, result
+from tests.fhir_adapter.analyses import finding, not_analysed, result
 from tests.fhir_adapter.conftest import Wire
 from tests.fhir_adapter.headers import instance
 
@@ -117,6 +117,33 @@ def test_sign_a_finding_as_the_signer_left_it(client: FhirClient, report: Resour
         amend(client, report["id"], version(stored), SIGNER, keep, "typo", findings={"other": "absent"})
 
 
+@pytest.mark.requirement("R6", "R3")
+def test_a_person_may_say_what_the_model_could_not(
+    client: FhirClient,
+    header: Resource,
+    keep: Kept,
+    validate_resources: Callable[[list[Resource]], list[fhir_validation.Issue]],
+) -> None:
+    """A finding that was not assessed stays so under a signature, unless the signer states it himself."""
+    published = publish(client, not_analysed(header, "not-frontal"))
+    held = client.read("DiagnosticReport", str(published.report_id))
+    assert held
+    first = sign(client, held["id"], version(held), SIGNER, keep)
+    untouched = observation(client, held)
+    assert untouched["status"] == "final"
+    assert untouched["dataAbsentReason"]["text"] == "not a frontal view"
+    assert "valueCodeableConcept" not in untouched
+    amend(client, held["id"], first.version_id, SIGNER, keep, "seen", findings={untouched["id"]: "present"})
+    stated = observation(client, held)
+    assert stated["valueCodeableConcept"]["coding"][0]["code"] == "52101004"
+    assert "dataAbsentReason" not in stated
+    after = client.read("DiagnosticReport", held["id"])
+    assert after
+    assert after["conclusionCode"][0]["coding"] == stated["code"]["coding"]
+    kept = [entry["resource"] for copy in keep for entry in copy["entry"]]
+    assert validate_resources(kept) == []
+
+
 @pytest.mark.requirement("R6")
 def test_on_behalf_of_the_signer(client: FhirClient, report: Resource, keep: Kept) -> None:
     signer = Signer("Dr Curie", system="http://hl7.org/fhir/sid/us-npi", value="1234567893")
@@ -135,6 +162,8 @@ def test_reject(client: FhirClient, report: Resource, keep: Kept, header: Resour
     assert "motion blur" in stored["conclusion"]
     assert observation(client, stored)["status"] == "cancelled"
     assert provenance(client, signed)["reason"] == [{"text": "motion blur"}]
+    assert "resultsInterpreter" not in stored, "nobody stands for what is rejected"
+    assert "conclusionCode" not in stored
     with pytest.raises(Permanent, match="reason"):
         reject(client, report["id"], version(report), SIGNER, keep, " ")
     assert publish(client, result(header)).skipped_reason == "signed"
