@@ -130,3 +130,24 @@ def test_the_page_role_sees_the_set_patient_s_studies_and_no_other(page_pool: Po
         assert OTHERS_CHEST.uid not in found
     with page_pool.connection() as connection:  # the next transaction of a pooled connection knows nothing of it
         assert connection.execute("SELECT count(*) FROM ledger.own_study").fetchone() == (0,)
+
+
+def test_the_latest_decision_is_that_with_the_highest_sequence(page_pool: Pool, owner_pool: Pool, charts: None) -> None:
+    """A rebuild keeps `sequence` and numbers `id` anew, perhaps in another order."""
+    decide = (
+        "INSERT INTO ledger.hold_resolution (study_uid, action, subject, who, sequence)"
+        " VALUES (%s, %s, %s, 'admin', %s)"
+    )
+    with owner_pool.connection() as connection:
+        connection.execute(decide, (MARIES_CHEST.uid, "link", f"Patient/{MARIE}", 1_000_000_002))
+        connection.execute(decide, (MARIES_CHEST.uid, "create", None, 1_000_000_001))
+    try:
+        with page_pool.connection() as connection:
+            connection.execute("SELECT set_config('imaging.subject', %s, true)", (f"Patient/{MARIE}",))
+            found = connection.execute(
+                "SELECT linked FROM ledger.own_study WHERE study_uid = %s", (MARIES_CHEST.uid,)
+            ).fetchone()
+    finally:
+        with owner_pool.connection() as connection:
+            connection.execute("DELETE FROM ledger.hold_resolution WHERE study_uid = %s", (MARIES_CHEST.uid,))
+    assert found == (True,)
