@@ -114,6 +114,7 @@ def _module_codes() -> Iterator[Code]:
             yield from (item for item in held if isinstance(item, Code))
 
 
+@pytest.mark.requirement("R1", "R2")
 def test_each_code_of_the_modules_is_in_a_source(displays: dict[tuple[str, str], set[str]]) -> None:
     codes = set(_module_codes())
     assert {code.code for code in all_codes()} < {code.code for code in codes}, "other modules have codes, too"
@@ -165,6 +166,7 @@ def _written() -> Iterator[dict[str, Any]]:
             )
 
 
+@pytest.mark.requirement("R1", "R2", "M22", "A1")
 def test_each_coding_that_is_written_is_in_a_source(displays: dict[tuple[str, str], set[str]]) -> None:
     """Whatever way it came into a resource: as a `Code`, or written out where it is used."""
     codings = [
@@ -184,6 +186,7 @@ def test_a_wrong_display_and_an_unknown_code_are_found(displays: dict[tuple[str,
     assert len(_wrong([(SCT, "1", "x"), (LOINC, "36554-4", "Chest X-ray Single view")], displays)) == 2
 
 
+@pytest.mark.requirement("R2")
 def test_findings_of_the_models_that_are_shipped(displays: dict[tuple[str, str], set[str]]) -> None:
     cards = sorted((Path(ai_container.__path__[0]) / "bundles").glob("*/*/model.yaml"))
     assert cards
@@ -194,6 +197,7 @@ def test_findings_of_the_models_that_are_shipped(displays: dict[tuple[str, str],
         assert _wrong(codings, displays) == []
 
 
+@pytest.mark.requirement("M22")
 def test_body_parts_are_codes_of_pydicom() -> None:
     table = json.loads(resources.files("fhir_adapter").joinpath("body_parts.json").read_text("utf-8"))
     known = {(code, said.lower()) for entries in CONCEPTS["SCT"].values() for code, (said, _) in entries.items()}
