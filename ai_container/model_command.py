@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -173,8 +174,8 @@ def activate_model(
     what = chosen[0] if chosen else None
     event = build(
         "model-activated",
-        client=Agent("imaging model"),
-        server=Agent("ai_container"),
+        client=Agent("imaging model", address=socket.gethostname()),
+        server=Agent("ai_container", address=socket.gethostname()),
         observer="ai_container",
         user=Agent(who, display=who),
         patient=None,

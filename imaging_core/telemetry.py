@@ -24,7 +24,19 @@ from imaging_core.settings import Settings
 
 __all__ = ["configure", "continue_trace", "get_logger", "hashed_uid", "step", "trace_id", "traceparent"]
 
-_QUIET = ("azure", "httpx", "httpcore", "urllib3", "authlib", "pydicom", "werkzeug")
+_OURS = (
+    "imaging",
+    "imaging_core",
+    "fhir_adapter",
+    "smart_launch",
+    "ai_container",
+    "ingestion_functions",
+    "clinician_app",
+    "batch",
+    "infra",
+)
+# Their warnings repeat values of the file.
+_TELL_TALES = ("pydicom", "highdicom", "pynetdicom")
 
 
 def hashed_uid(uid: str) -> str:
@@ -83,9 +95,12 @@ def configure(service: str, settings: Settings) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # libraries tell what they work on, patients' data included: of them only what went wrong (D43)
+    root.setLevel(logging.WARNING)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(settings.log_level)
+    for name in _TELL_TALES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if isinstance(trace.get_tracer_provider(), TracerProvider):
         return  # the Functions host has set one for this process
     provider = TracerProvider(resource=Resource.create({"service.name": service}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from typing import Any
 
@@ -13,11 +14,15 @@ from fhir_adapter.identity import NAMESPACE
 from imaging_core import telemetry
 from imaging_core.database import unit_of_work
 from imaging_core.ledger import audit as ledger
+from imaging_core.ledger.study import MADE_HERE
 from ingestion_functions.services import Services
 
 __all__ = ["deliver", "note"]
 
 _OBSERVER = "ingestion_functions"
+# BALP wants both machines. What this system does by itself, or by a command of its operator, it does here; a sender is
+# known by its client id or AE title, which is its machine's name as far as anybody can tell.
+_OWN_ACTS = ("ai-run", "study-relinked")
 _MOST_BUNDLES = 50
 log = telemetry.get_logger(__name__)
 
@@ -38,10 +43,11 @@ def note(
     user : str
         The person behind it, where there is one.
     """
+    here = socket.gethostname()
     event = build(
         act,
-        client=Agent(client),
-        server=Agent(_OBSERVER),
+        client=Agent(client, address=here if act in _OWN_ACTS or client.startswith(MADE_HERE) else client),
+        server=Agent(_OBSERVER, address=here),
         observer=_OBSERVER,
         user=Agent(user, display=user) if user else None,
         patient=patient,

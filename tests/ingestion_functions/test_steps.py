@@ -40,6 +40,9 @@ def send(door: Door, **changes: Any) -> str:
     return str(sent.StudyInstanceUID)
 
 
+BALP = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/IHE.BasicAudit."
+
+
 @pytest.mark.requirement("I1", "I2", "D22")
 def test_registering_twice_writes_once(door: Door, parts: Services) -> None:
     study_uid = send(door)
@@ -193,12 +196,15 @@ def test_the_acts_are_audited_and_delivered_once(
     assert audit.deliver(parts) >= 2
     assert audit.deliver(parts) == 0
     study = f"ImagingStudy/{resource_id(study_uid, 'imaging-study')}"
-    found = [
-        event["outcomeDesc"]
+    found = {
+        event["outcomeDesc"]: event
         for event in parts.fhir.search("AuditEvent", {"_count": "200"})
         if any(entity.get("what", {}).get("reference") == study for entity in event["entity"])
-    ]
+    }
     assert sorted(found) == ["Image received", "Study analysed by a model"]
+    for event in found.values():
+        assert event["meta"]["profile"] == [f"{BALP}PatientCreate"]
+        assert all(agent["network"]["address"] for agent in event["agent"] if "network" in agent)
 
 
 def test_the_counts_add_up(door: Door, parts: Services) -> None:
