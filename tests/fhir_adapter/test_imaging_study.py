@@ -13,7 +13,7 @@ from fhir.resources.R4B.imagingstudy import ImagingStudy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.data import get_testdata_file, get_testdata_files
+from pydicom.data import get_testdata_file
 
 from fhir_adapter import imaging_study
 from fhir_adapter.imaging_study_map import INSTANCE_RULES, SERIES_RULES, SOURCES, STUDY_RULES, Context
@@ -22,6 +22,7 @@ from imaging_core.dicom.child import DecodePool
 from imaging_core.errors import CODES, Rejected
 from imaging_core.sites import Site
 from tests.fhir_adapter.headers import code_item, fresh_uid, instance, item, real_header, study
+from tests.intake_outcomes import collection
 
 SITE = Site("Test hospital", "urn:oid:1.2.3", "Europe/Paris")
 REAL = ["CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "US1_UNCI.dcm", "test-SR.dcm", "rtplan.dcm", "SC_rgb.dcm"]
@@ -378,8 +379,9 @@ def test_source_and_status() -> None:
 
 
 @pytest.mark.shared
+@pytest.mark.usefixtures("shared_data")
 @pytest.mark.requirement("M1")
-def test_each_row_speaks_for_real_files(shared_data: Path) -> None:
+def test_each_row_speaks_for_real_files() -> None:
     """A row of the table that no real file sets off could be wrong for ever, its test's made-up fixture in agreement.
 
     What is not found in any of some 200 files is listed here: Retrieve URLs are DICOMweb answers', and no file at hand
@@ -388,7 +390,7 @@ def test_each_row_speaks_for_real_files(shared_data: Path) -> None:
     context = Context(SITE, frozenset({"pacs.example"}))
     rules = (*STUDY_RULES, *SERIES_RULES, *INSTANCE_RULES)
     spoken: set[str] = set()
-    paths = [*map(Path, get_testdata_files("*.dcm")), *(shared_data / "dicom" / "files").rglob("*")]
+    paths = [path for name in ("pydicom", "pydicom-data", "shared") for path in (collection(name) or {}).values()]
     for path in paths:
         with contextlib.suppress(Exception), path.open("rb") as file:
             header = imaging_study.header_of_file(file)
