@@ -69,7 +69,7 @@ class Service:
         credentials = load_credentials(Layout.at(self.folder))
         found: dict[str, list[str]] = {uid: [] for uid in sop_uids}
         with psycopg.connect(database_url(credentials, port, "imaging_worker")) as connection:
-            query = "SELECT sop_uid, outcome FROM ledger.intake WHERE sop_uid = ANY(%s)"
+            query = "SELECT sop_uid, outcome FROM ledger.intake WHERE sop_uid = ANY(%s) ORDER BY sequence"
             for uid, outcome in connection.execute(query, (list(sop_uids),)):
                 found[uid].append(outcome)
         return found

@@ -217,8 +217,9 @@ def test_watch_survives_a_kill_and_ends_on_sigterm(running: Running, tmp_path: P
     first.kill()
     first.wait(10)
     second = start()
+    assert second.stdout is not None
+    assert "watching" in second.stdout.readline(), "before that a signal ends it as any process"
     until(lambda: len(list(sent.iterdir())) == 5)
     second.send_signal(signal.SIGTERM)
-    output, _ = second.communicate(timeout=30)
+    second.communicate(timeout=30)
     assert second.returncode == 0
-    assert "watching" in output
