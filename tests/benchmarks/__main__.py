@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -47,17 +48,24 @@ def main() -> None:
         f"Python {platform.python_version()};",
         f"{versions}.",
         "",
-        *upload_to_report.run(samples),
-        *intake_cpu.run(),
-        *stow_rate.run(),
-        *stow_memory.run(),
-        *drop_memory.run(),
-        *cstore_rate.run(),
-        *fhir_resources.run(),
-        *ai_service.run(),
-        *smart_launch.run(),
     ]
-    PAGE.write_text("\n".join(lines), "utf-8")
+    sections: dict[str, Callable[[], list[str]]] = {
+        "upload to report": lambda: upload_to_report.run(samples),
+        "STOW-RS rate": stow_rate.run,
+        "STOW-RS memory": stow_memory.run,
+        "intake CPU": intake_cpu.run,
+        "FHIR resources": fhir_resources.run,
+        "launches": smart_launch.run,
+        "model service": ai_service.run,
+        "memory of a large drop": drop_memory.run,
+        "C-STORE rate": cstore_rate.run,
+    }
+    for done, (title, run) in enumerate(sections.items()):
+        sys.stderr.write(f"{title} ...\n")
+        lines += run()
+        left = list(sections)[done + 1 :]
+        missing = ["", f"Not run: {', '.join(left)}.", ""] if left else []
+        PAGE.write_text("\n".join([*lines, *missing]), "utf-8")  # what an interrupted run has measured is kept
     sys.stdout.write("\n".join(lines))
 
 
