@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from imaging_core.errors import Permanent
+from imaging_core.media_types import accepted_ranges
 
 __all__ = ["Accepted", "accepted", "choose", "multipart"]
 
 _MOST = 30
-_PARAMETER = re.compile(r';\s*([A-Za-z0-9-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;,\s]+)')
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,12 @@ def accepted(header: str) -> list[Accepted]:
     if len(header) > 4_000:
         raise Permanent("not-acceptable", "the Accept header is too long")
     found = []
-    for item in _split(header)[:_MOST]:
-        parameters = {name.lower(): value.strip('"') for name, value in _PARAMETER.findall(item)}
-        kind = item.partition(";")[0].strip().lower()
-        try:
-            quality = min(max(float(parameters.get("q", "1")), 0.0), 1.0)
-        except ValueError:
-            quality = 0.0
-        if quality > 0 and "/" in kind:
-            wrapped = kind == "multipart/related"
-            inner = parameters.get("type", "*/*").lower() if wrapped else kind
-            found.append(Accepted(inner, wrapped, parameters.get("transfer-syntax", ""), quality))
+    for item in accepted_ranges(header)[:_MOST]:
+        if item.weight > 0 and "/" in item.kind:
+            wrapped = item.kind == "multipart/related"
+            inner = item.parameters.get("type", "*/*").lower() if wrapped else item.kind
+            found.append(Accepted(inner, wrapped, item.parameters.get("transfer-syntax", ""), item.weight))
     return sorted(found, key=lambda item: -item.quality) or [Accepted("*/*", False)]
-
-
-def _split(header: str) -> list[str]:
-    """Split at commas that are not in a quoted string."""
-    return [item.strip() for item in re.findall(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+', header) if item.strip()]
 
 
 def choose(header: str, offered: Iterable[str], *, multipart_only: bool = False) -> Accepted:

@@ -15,11 +15,11 @@ from imaging_core.dicom.header import valid_uid
 from imaging_core.dicom.secondary_capture import ImageFields, capture
 from imaging_core.errors import Permanent, Rejected, Retryable
 from imaging_core.ledger.intake import delivery_progress
+from imaging_core.media_types import media_type
 from imaging_core.sites import Site
 from ingestion_functions.auth import Caller
 from ingestion_functions.http_api import json_answer, problem
 from ingestion_functions.intake import Source, TakenIn, refuse, site_of, take_in
-from ingestion_functions.media_types import media_type
 from ingestion_functions.register import register
 from ingestion_functions.services import Services
 

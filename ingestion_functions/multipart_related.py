@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from imaging_core.errors import Rejected
-from ingestion_functions.media_types import media_type
+from imaging_core.media_types import media_type
 
 __all__ = ["Part", "media_type", "split"]
 

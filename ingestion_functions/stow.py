@@ -11,11 +11,11 @@ import azure.functions as func
 from imaging_core import errors
 from imaging_core.dicom.header import valid_uid
 from imaging_core.errors import Rejected, Retryable
+from imaging_core.media_types import MediaRange, accepted_ranges, best, media_type
 from imaging_core.settings import Settings
 from ingestion_functions.auth import Caller
 from ingestion_functions.http_api import HEADERS, problem
 from ingestion_functions.intake import NotTaken, Source, TakenIn, refuse, refuse_all, site_of, take_in_all
-from ingestion_functions.media_types import MediaRange, accepted_ranges, best, media_type
 from ingestion_functions.multipart_related import Part, split
 from ingestion_functions.services import Services
 from ingestion_functions.store_response import JSON, XML, Item, as_json, as_xml, response_module
