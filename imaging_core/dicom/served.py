@@ -16,7 +16,7 @@ from imaging_core.dicom.coerce import Changes, Reason, coerced
 from imaging_core.dicom.part10 import file_meta, open_part10
 from imaging_core.errors import Rejected
 
-__all__ = ["as_served", "as_served_coerced", "download_headers"]
+__all__ = ["as_served", "as_served_coerced"]
 
 _PREAMBLE = bytes(128)
 
@@ -43,13 +43,3 @@ def as_served_coerced(data: bytes, changes: Changes, source: str, reason: Reason
     out = io.BytesIO()
     changed.save_as(out, enforce_file_format=True)
     return out.getvalue()
-
-
-def download_headers(sop_uid: str) -> dict[str, str]:
-    """Return the headers of an answer that holds one file, named by its validated UID."""
-    return {
-        "Content-Type": "application/dicom",
-        "Content-Disposition": f'attachment; filename="{sop_uid}.dcm"',
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "private, no-store",
-    }

@@ -245,6 +245,8 @@ def test_files_leave_without_their_preamble(clinic: Clinic, marie: dict[str, str
     answer = clinic.get(f"/dicomweb{IMAGE}", headers={**marie, "Accept": "application/dicom"})
     assert answer.mimetype == "application/dicom"
     assert answer.data == bytes(128) + stored[128:]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{MARIES_CHEST.sop_uid()}.dcm"'
     assert b"<script>" not in clinic.get(f"/dicomweb/studies/{MARIES_CHEST.uid}", headers=marie).data
 
 

@@ -17,7 +17,7 @@ from pydicom.sequence import Sequence
 from imaging_core.dicom.child import DecodePool
 from imaging_core.dicom.coerce import coerced, patient_changes
 from imaging_core.dicom.header import HeaderLimits, read_header
-from imaging_core.dicom.served import as_served, download_headers
+from imaging_core.dicom.served import as_served
 from imaging_core.errors import Rejected
 from tests.dicom_samples import instance, part10
 
@@ -153,6 +153,3 @@ def test_every_byte_but_the_preamble_is_served() -> None:
     assert as_served(marked) == data
     with pytest.raises(Rejected):
         as_served(b"<html>")
-    headers = download_headers("1.2.3")
-    assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Content-Disposition"] == 'attachment; filename="1.2.3.dcm"'
